@@ -1,0 +1,1 @@
+//! A client of the API over `unix://` and `http://`.

@@ -1,0 +1,8 @@
+//! The wire: what the public REST API says, and a client for it.
+//!
+//! Shared by the daemon, the plugin and the command line. This room knows the names of core and
+//! nothing of etcd, btrfs or mounts.
+
+pub mod client;
+pub mod error;
+pub mod wire;
