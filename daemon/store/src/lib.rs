@@ -1,1 +1,27 @@
-//! .
+//! Records in etcd.
+//!
+//! The only room that uses the etcd client. It knows what records exist, how they are written
+//! at rest, and how a write is guarded; it decides nothing about volumes or nodes.
+
+pub mod kv;
+
+mod etcd;
+mod follow;
+mod keys;
+mod lease;
+mod memory;
+mod record;
+mod store;
+mod view;
+
+#[cfg(feature = "contract")]
+pub mod contract;
+
+pub use etcd::{Etcd, EtcdOptions};
+pub use follow::{Changes, Follower, Subscription, VolumeWatch};
+pub use kv::{Kv, KvError};
+pub use lease::{Session, SessionOptions, Term};
+pub use memory::Memory;
+pub use record::{Cluster, Role, Token};
+pub use store::{Change, Created, Saved, Store, StoreError, Stored};
+pub use view::{Held, Leader, View};

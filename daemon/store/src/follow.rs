@@ -1,0 +1,320 @@
+//! The one followed view of a process.
+//!
+//! Everything is read in pages at one revision, then a watch continues from there. When the
+//! watch breaks, or its revision was compacted, everything is read anew: restart, lost watch and
+//! the ordinary path are the same code. Meanwhile the old view stays, with its age.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use cobalt_core::VolumeId;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::kv::{Batch, Kv, KvError};
+use crate::lease::Pause;
+use crate::store::Store;
+use crate::view::{Touched, View};
+
+/// How long the store may be ahead of the watch before everything is read anew. It guards
+/// against servers that lose events, and costs nothing while nothing changes.
+const BEHIND_LIMIT: Duration = Duration::from_secs(300);
+
+/// The followed view. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Follower {
+    shared: Arc<Shared>,
+    _task: Arc<AbortOnDrop>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    view: RwLock<View>,
+    revision: watch::Sender<i64>,
+    /// Since when it is out of touch with etcd; `None` while it follows.
+    lost_since: watch::Sender<Option<Instant>>,
+    waiting: Mutex<HashMap<VolumeId, watch::Sender<()>>>,
+    subscribers: Mutex<Vec<Weak<Dirty>>>,
+}
+
+#[derive(Debug)]
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Follower {
+    /// Starts to follow. The view is empty and of unknown age until everything was read once.
+    pub fn start(store: &Store, seen: impl Fn() -> i64 + Send + Sync + 'static) -> Follower {
+        let shared = Arc::new(Shared {
+            view: RwLock::new(View::default()),
+            revision: watch::Sender::new(0),
+            lost_since: watch::Sender::new(Some(Instant::now())),
+            waiting: Mutex::new(HashMap::new()),
+            subscribers: Mutex::new(Vec::new()),
+        });
+        let task = tokio::spawn(follow(store.clone(), shared.clone(), seen));
+        Follower { shared, _task: Arc::new(AbortOnDrop(task)) }
+    }
+
+    /// Reads the view. Keep it short: writers wait meanwhile.
+    pub fn read<T>(&self, read: impl FnOnce(&View) -> T) -> T {
+        read(&self.shared.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How long the view has been out of touch with etcd; `None` while it follows.
+    pub fn age(&self) -> Option<Duration> {
+        self.shared.lost_since.borrow().map(|since| since.elapsed())
+    }
+
+    /// Whether everything was read at least once.
+    pub fn has_view(&self) -> bool {
+        *self.shared.revision.borrow() > 0
+    }
+
+    /// Waits until the view follows etcd.
+    pub async fn in_touch(&self) {
+        let mut lost = self.shared.lost_since.subscribe();
+        // The sender lives as long as we do.
+        let _ = lost.wait_for(Option::is_none).await;
+    }
+
+    /// Waits until the view is out of touch with etcd.
+    pub async fn out_of_touch(&self) {
+        let mut lost = self.shared.lost_since.subscribe();
+        let _ = lost.wait_for(Option::is_some).await;
+    }
+
+    /// Waits until the view shows `revision`, so that one's own writes are read.
+    pub async fn reached(&self, revision: i64) {
+        let mut shown = self.shared.revision.subscribe();
+        let _ = shown.wait_for(|shown| *shown >= revision).await;
+    }
+
+    /// Follows one volume.
+    pub fn watch_volume(&self, id: VolumeId) -> VolumeWatch {
+        let mut waiting = self.shared.waiting();
+        let sender = waiting.entry(id).or_insert_with(|| watch::Sender::new(()));
+        VolumeWatch { id, changes: sender.subscribe(), shared: self.shared.clone() }
+    }
+
+    /// Follows everything. The first wait returns at once, with everything changed.
+    pub fn subscribe(&self) -> Subscription {
+        let dirty = Arc::new(Dirty {
+            changes: Mutex::new(Changes { everything: true, ..Changes::default() }),
+            wake: Notify::new(),
+        });
+        self.shared.subscribers().push(Arc::downgrade(&dirty));
+        Subscription { dirty }
+    }
+}
+
+/// Follows one volume.
+#[derive(Debug)]
+pub struct VolumeWatch {
+    id: VolumeId,
+    changes: watch::Receiver<()>,
+    shared: Arc<Shared>,
+}
+
+impl VolumeWatch {
+    /// Waits until its record may have changed since the last call, or since the watch was made.
+    pub async fn changed(&mut self) {
+        // The sender is removed only by the last watch.
+        let _ = self.changes.changed().await;
+    }
+}
+
+impl Drop for VolumeWatch {
+    fn drop(&mut self) {
+        let mut waiting = self.shared.waiting();
+        let last = waiting.get(&self.id).is_some_and(|sender| sender.receiver_count() <= 1);
+        if last {
+            waiting.remove(&self.id);
+        }
+    }
+}
+
+/// What may have changed since somebody last looked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// These volumes.
+    pub volumes: HashSet<VolumeId>,
+    /// Nodes, signs of life, the leader or the cluster.
+    pub cluster: bool,
+    /// Everything: the view was read anew.
+    pub everything: bool,
+}
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.volumes.is_empty() && !self.cluster && !self.everything
+    }
+}
+
+#[derive(Debug)]
+struct Dirty {
+    changes: Mutex<Changes>,
+    wake: Notify,
+}
+
+/// Follows everything.
+#[derive(Debug)]
+pub struct Subscription {
+    dirty: Arc<Dirty>,
+}
+
+impl Subscription {
+    /// Waits until something may have changed, and takes what. Cancelling loses nothing.
+    pub async fn changed(&mut self) -> Changes {
+        loop {
+            {
+                let mut changes = self.dirty.changes.lock().unwrap_or_else(PoisonError::into_inner);
+                if !changes.is_empty() {
+                    return std::mem::take(&mut *changes);
+                }
+            }
+            self.dirty.wake.notified().await;
+        }
+    }
+}
+
+impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<VolumeId, watch::Sender<()>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn subscribers(&self) -> MutexGuard<'_, Vec<Weak<Dirty>>> {
+        self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replace(&self, view: View) {
+        let revision = view.revision();
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
+        self.revision.send_replace(revision);
+        for sender in self.waiting().values() {
+            sender.send_replace(());
+        }
+        self.wake(|changes| changes.everything = true);
+    }
+
+    fn apply(&self, store: &Store, batch: &Batch) {
+        let mut touched = Vec::with_capacity(batch.events.len());
+        {
+            let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+            for event in &batch.events {
+                touched.push(view.apply(store.keys(), event));
+            }
+        }
+        self.revision.send_if_modified(|shown| {
+            let moved = batch.revision > *shown;
+            *shown = batch.revision.max(*shown);
+            moved
+        });
+        for touched in &touched {
+            if let Touched::Volume(id) = touched
+                && let Some(sender) = self.waiting().get(id)
+            {
+                sender.send_replace(());
+            }
+        }
+        if touched.iter().any(|touched| *touched != Touched::Nothing) {
+            self.wake(|changes| {
+                for touched in &touched {
+                    match touched {
+                        Touched::Volume(id) => {
+                            changes.volumes.insert(*id);
+                        }
+                        Touched::Cluster => changes.cluster = true,
+                        Touched::Nothing => (),
+                    }
+                }
+            });
+        }
+    }
+
+    fn wake(&self, mark: impl Fn(&mut Changes)) {
+        self.subscribers().retain(|subscriber| {
+            let Some(dirty) = subscriber.upgrade() else { return false };
+            mark(&mut dirty.changes.lock().unwrap_or_else(PoisonError::into_inner));
+            dirty.wake.notify_one();
+            true
+        });
+    }
+}
+
+async fn follow(store: Store, shared: Arc<Shared>, seen: impl Fn() -> i64) {
+    let mut pause = Pause::default();
+    loop {
+        let error = match follow_once(&store, &shared, &seen, &mut pause).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        shared.lost_since.send_if_modified(|since| {
+            let was_in_touch = since.is_none();
+            since.get_or_insert_with(Instant::now);
+            was_in_touch
+        });
+        match error {
+            KvError::Compacted => tracing::info!("the watch fell behind; reading everything anew"),
+            KvError::Silent(_) | KvError::LeaseGone | KvError::NoSpace | KvError::Refused(_) => {
+                tracing::warn!(%error, "the view is out of touch with etcd");
+                if let Kv::Etcd(etcd) = store.kv() {
+                    etcd.give_up_on_active().await;
+                }
+                pause.wait().await;
+            }
+        }
+    }
+}
+
+/// Reads everything and follows until something breaks.
+async fn follow_once(
+    store: &Store,
+    shared: &Shared,
+    seen: impl Fn() -> i64,
+    pause: &mut Pause,
+) -> Result<std::convert::Infallible, KvError> {
+    let prefix = store.keys().prefix();
+    let mut entries = Vec::new();
+    let mut page = store.kv().range(prefix, None, 0).await?;
+    let revision = page.revision;
+    loop {
+        let last = page.entries.last().map(|entry| entry.key.clone());
+        entries.append(&mut page.entries);
+        match last {
+            Some(last) if page.more => {
+                page = store.kv().range(prefix, Some(&last), revision).await?;
+            }
+            Some(_) | None => break,
+        }
+    }
+    let mut changes = store.kv().watch(prefix, revision + 1).await?;
+    shared.replace(View::of(store.keys(), &entries, revision));
+    shared.lost_since.send_replace(None);
+    *pause = Pause::default();
+    tracing::debug!(revision, records = entries.len(), "the view was read");
+    drop(entries);
+    let mut last_news = Instant::now();
+    loop {
+        tokio::select! {
+            batch = changes.next() => {
+                shared.apply(store, &batch?);
+                last_news = Instant::now();
+            }
+            () = tokio::time::sleep_until(last_news + BEHIND_LIMIT) => {
+                last_news = Instant::now();
+                if seen() > *shared.revision.borrow() {
+                    // Others may share this etcd, so this alone is no sign of a fault.
+                    tracing::debug!("etcd moved on without news for us; reading everything anew");
+                    return Err(KvError::Compacted);
+                }
+            }
+        }
+    }
+}

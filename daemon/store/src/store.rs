@@ -1,0 +1,538 @@
+//! The verbs on records. Each is one guarded transaction, and each may be repeated.
+//!
+//! A reply that got lost is recognised by the operation id that every value carries, so nothing
+//! is done twice: a transaction whose outcome is unknown is tried again, and when its guards
+//! then do not hold because it had been carried out, that is seen and counts as done.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use cobalt_core::{Beat, Bytes, ClusterName, Node, NodeId, TokenId, Volume, VolumeId, VolumeName};
+use cobalt_failpoint::{self as failpoint, Effect};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::keys::Keys;
+use crate::kv::{Entry, Guard, Kv, KvError, KvStatus, LeaseId, Op, Outcome, Txn};
+use crate::lease::Term;
+use crate::record::{
+    BadRecord, Cluster, Holder, MAX_RECORD, Named, Record, Token, UsageBucket, decode, encode,
+    operation,
+};
+
+/// How long a write is tried when etcd does not answer.
+const WRITE_LIMIT: Duration = Duration::from_secs(8);
+/// The pause before an unanswered transaction is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+/// How many volumes are saved in one transaction: two operations each, and the term's guard,
+/// stay well below etcd's limit of 128.
+const BATCH: usize = 40;
+
+/// Records of one cluster. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    kv: Kv,
+    keys: Keys,
+}
+
+/// A record and the revision it was read at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored<T> {
+    /// The record.
+    pub value: T,
+    /// The revision of its last change, for guards.
+    pub revision: i64,
+}
+
+/// A volume's record to be written over the one read at `read_at`.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// What it shall be.
+    pub volume: Volume,
+    /// The revision of the record it was made from.
+    pub read_at: i64,
+}
+
+/// How a guarded write ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Saved {
+    /// It is written, at this revision.
+    Done(i64),
+    /// Somebody else changed the record meanwhile: look again.
+    Moved,
+}
+
+/// How making a volume's record ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// It is written, at this revision.
+    New(i64),
+    /// The name is taken, by this volume.
+    Taken(Box<Stored<Volume>>),
+}
+
+/// Why a record was not read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// etcd does not answer; whether a write was carried out is not known.
+    #[error("etcd does not answer: {0}")]
+    Unavailable(String),
+    /// etcd is out of space.
+    #[error(
+        "etcd is out of space and takes no changes: compact and defragment it, then disarm its alarm"
+    )]
+    NoSpace,
+    /// The term is over: another Engine leads, or none.
+    #[error("this engine does not lead any more")]
+    Deposed,
+    /// The session's lease has ended.
+    #[error("the session with etcd has ended")]
+    SessionOver,
+    /// A node name or id is taken by another node.
+    #[error("{0}")]
+    Taken(String),
+    /// etcd refused, and would refuse again.
+    #[error("etcd refused: {0}")]
+    Refused(String),
+    /// What is stored is not one of our records.
+    #[error(transparent)]
+    BadRecord(#[from] BadRecord),
+    /// A test asked for it.
+    #[error(transparent)]
+    Injected(#[from] io::Error),
+}
+
+impl From<KvError> for StoreError {
+    fn from(error: KvError) -> StoreError {
+        match error {
+            KvError::Silent(why) => StoreError::Unavailable(why),
+            KvError::Compacted => StoreError::Unavailable(error.to_string()),
+            KvError::LeaseGone => StoreError::SessionOver,
+            KvError::NoSpace => StoreError::NoSpace,
+            KvError::Refused(why) => StoreError::Refused(why),
+        }
+    }
+}
+
+impl Store {
+    /// The records of `cluster` in `kv`.
+    pub fn new(kv: Kv, cluster: &ClusterName) -> Store {
+        Store { kv, keys: Keys::new(cluster) }
+    }
+
+    pub(crate) fn kv(&self) -> &Kv {
+        &self.kv
+    }
+
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// What etcd says of itself.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn status(&self) -> Result<KvStatus, StoreError> {
+        Ok(self.kv.status().await?)
+    }
+
+    /// The cluster's record; made by the first process that asks.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn cluster(&self) -> Result<Cluster, StoreError> {
+        let key = self.keys.cluster();
+        let fresh = Cluster { id: Uuid::new_v4().to_string() };
+        let op = new_op();
+        let txn = Txn {
+            guards: vec![Guard::Absent(key.clone())],
+            ops: vec![Op::Put(key.clone(), encode(&fresh, &op), None)],
+        };
+        match self.commit(txn, &op).await? {
+            Committed::Done(_) => Ok(fresh),
+            Committed::Refused(found) => match found.into_iter().flatten().next() {
+                Some(entry) => Ok(decode(&key, &entry.value)?),
+                None => Err(StoreError::Unavailable("the cluster's record came and went".into())),
+            },
+        }
+    }
+
+    /// Writes a new volume and its name together, unless the name is taken.
+    ///
+    /// # Errors
+    /// When etcd does not answer or refuses.
+    pub async fn create_volume(&self, volume: &Volume) -> Result<Created, StoreError> {
+        failpoint::before(Effect::WishCreate)?;
+        let (key, name_key) = (self.keys.volume(volume.id), self.keys.name(&volume.name));
+        let op = new_op();
+        let txn = Txn {
+            guards: vec![Guard::Absent(name_key.clone()), Guard::Absent(key.clone())],
+            ops: vec![
+                put(&name_key, encode(&Named(volume.id.0), &op), None)?,
+                put(&key, encode(volume, &op), None)?,
+            ],
+        };
+        let created = match self.commit(txn, &op).await? {
+            Committed::Done(revision) => Created::New(revision),
+            Committed::Refused(_) => match self.volume(&volume.name).await? {
+                Some(stored) => Created::Taken(Box::new(stored)),
+                None => {
+                    let gone = "the name was taken and is free again: run it again";
+                    return Err(StoreError::Unavailable(gone.into()));
+                }
+            },
+        };
+        failpoint::after(Effect::WishCreate)?;
+        Ok(created)
+    }
+
+    /// Reads one volume by its name, from etcd itself.
+    ///
+    /// # Errors
+    /// When etcd does not answer, or what is stored cannot be read.
+    pub async fn volume(&self, name: &VolumeName) -> Result<Option<Stored<Volume>>, StoreError> {
+        let name_key = self.keys.name(name);
+        let Some(named) = self.kv.get(&name_key).await? else {
+            return Ok(None);
+        };
+        let named: Named = decode(&name_key, &named.value)?;
+        let key = self.keys.volume(VolumeId(named.0));
+        let Some(entry) = self.kv.get(&key).await? else {
+            return Ok(None);
+        };
+        let value = decode(&key, &entry.value)?;
+        Ok(Some(Stored { value, revision: entry.revision }))
+    }
+
+    /// Writes a changed wish.
+    ///
+    /// # Errors
+    /// When etcd does not answer or refuses.
+    pub async fn save_wish(&self, change: &Change) -> Result<Saved, StoreError> {
+        failpoint::before(Effect::WishChange)?;
+        let saved = self.save(None, std::slice::from_ref(change)).await?;
+        failpoint::after(Effect::WishChange)?;
+        Ok(saved.unwrap_or(Saved::Moved))
+    }
+
+    /// Writes decisions, guarded by the term: a deposed leader can write nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Deposed`] when the term is over; what was not written before stays so.
+    pub async fn save_as_leader(
+        &self,
+        term: &Term,
+        changes: &[Change],
+    ) -> Result<Vec<Saved>, StoreError> {
+        failpoint::before(Effect::EngineSave)?;
+        let saved = self.save_all(Some(term), changes).await?;
+        failpoint::after(Effect::EngineSave)?;
+        Ok(saved)
+    }
+
+    /// Writes what an Agent has made.
+    ///
+    /// # Errors
+    /// When etcd does not answer or refuses.
+    pub async fn save_as_agent(&self, changes: &[Change]) -> Result<Vec<Saved>, StoreError> {
+        failpoint::before(Effect::AgentSave)?;
+        let saved = self.save_all(None, changes).await?;
+        failpoint::after(Effect::AgentSave)?;
+        Ok(saved)
+    }
+
+    /// Removes the record and the name of a volume of which nothing is left.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn forget_volume(&self, stored: &Stored<Volume>) -> Result<Saved, StoreError> {
+        failpoint::before(Effect::RecordForget)?;
+        let saved = self.remove_volume(stored).await?;
+        failpoint::after(Effect::RecordForget)?;
+        Ok(saved)
+    }
+
+    /// Withdraws a wish for which nothing was made.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn withdraw_wish(&self, stored: &Stored<Volume>) -> Result<Saved, StoreError> {
+        failpoint::before(Effect::WishChange)?;
+        let saved = self.remove_volume(stored).await?;
+        failpoint::after(Effect::WishChange)?;
+        Ok(saved)
+    }
+
+    async fn remove_volume(&self, stored: &Stored<Volume>) -> Result<Saved, StoreError> {
+        let key = self.keys.volume(stored.value.id);
+        let txn = Txn {
+            guards: vec![Guard::Unmoved(key.clone(), stored.revision)],
+            ops: vec![Op::Delete(key), Op::Delete(self.keys.name(&stored.value.name))],
+        };
+        match self.commit(txn, "").await? {
+            Committed::Done(revision) => Ok(Saved::Done(revision)),
+            // It is gone: this very removal, or another one of the same record.
+            Committed::Refused(found) if found.iter().all(Option::is_none) => {
+                Ok(Saved::Done(stored.revision))
+            }
+            Committed::Refused(_) => Ok(Saved::Moved),
+        }
+    }
+
+    async fn save_all(
+        &self,
+        term: Option<&Term>,
+        changes: &[Change],
+    ) -> Result<Vec<Saved>, StoreError> {
+        let mut all = Vec::with_capacity(changes.len());
+        for batch in changes.chunks(BATCH) {
+            match self.save(term, batch).await? {
+                Some(saved) => all.extend(batch.iter().map(|_| saved)),
+                // One of them moved: each for itself, so that it holds up none of the others.
+                None => {
+                    for change in batch.chunks(1) {
+                        all.push(self.save(term, change).await?.unwrap_or(Saved::Moved));
+                    }
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Writes some volumes together. `None` when any of them moved; nothing is written then.
+    async fn save(
+        &self,
+        term: Option<&Term>,
+        changes: &[Change],
+    ) -> Result<Option<Saved>, StoreError> {
+        let op = new_op();
+        let mut txn = Txn::default();
+        if let Some(term) = term {
+            txn.guards.push(Guard::Created(term.key.clone(), term.created));
+        }
+        for change in changes {
+            let key = self.keys.volume(change.volume.id);
+            txn.ops.push(put(&key, encode(&change.volume, &op), None)?);
+            txn.guards.push(Guard::Unmoved(key, change.read_at));
+        }
+        match self.commit(txn, &op).await? {
+            Committed::Done(revision) => Ok(Some(Saved::Done(revision))),
+            Committed::Refused(found) => {
+                let leads = |term: &Term| {
+                    let held = found.first().and_then(Option::as_ref);
+                    held.is_some_and(|entry| entry.created == term.created)
+                };
+                match term {
+                    Some(term) if !leads(term) => Err(StoreError::Deposed),
+                    Some(_) | None => Ok(None),
+                }
+            }
+        }
+    }
+
+    /// Writes a node's configuration with its name; `read_at` is `None` for a new node.
+    ///
+    /// # Errors
+    /// [`StoreError::Taken`] when another node has the name.
+    pub async fn save_node(&self, node: &Node, read_at: Option<i64>) -> Result<Saved, StoreError> {
+        let (key, name_key) = (self.keys.node(node.id), self.keys.node_name(&node.name));
+        let op = new_op();
+        let named = self.kv.get(&name_key).await?;
+        let owner = named.as_ref().map(|entry| decode::<Named>(&name_key, &entry.value));
+        if let Some(owner) = owner.transpose()?.filter(|owner| owner.0 != node.id.0) {
+            let why = format!(
+                "the name \"{}\" belongs to node {}: choose another one with --node-name",
+                node.name,
+                NodeId(owner.0)
+            );
+            return Err(StoreError::Taken(why));
+        }
+        let txn = Txn {
+            guards: vec![
+                read_at.map_or(Guard::Absent(key.clone()), |at| Guard::Unmoved(key.clone(), at)),
+                named.map_or(Guard::Absent(name_key.clone()), |entry| {
+                    Guard::Unmoved(name_key.clone(), entry.revision)
+                }),
+            ],
+            ops: vec![
+                put(&key, encode(node, &op), None)?,
+                put(&name_key, encode(&Named(node.id.0), &op), None)?,
+            ],
+        };
+        match self.commit(txn, &op).await? {
+            Committed::Done(revision) => Ok(Saved::Done(revision)),
+            Committed::Refused(_) => Ok(Saved::Moved),
+        }
+    }
+
+    /// Reads one node, from etcd itself.
+    ///
+    /// # Errors
+    /// When etcd does not answer, or what is stored cannot be read.
+    pub async fn node(&self, id: NodeId) -> Result<Option<Stored<Node>>, StoreError> {
+        let key = self.keys.node(id);
+        let read = |entry: Entry| {
+            Ok(Stored { value: decode(&key, &entry.value)?, revision: entry.revision })
+        };
+        self.kv.get(&key).await?.map(read).transpose()
+    }
+
+    /// Says what a node is like, for as long as the lease lasts. Only one machine may say so at a
+    /// time; on one machine the pool's lock sees to it that the earlier Agent is gone.
+    ///
+    /// # Errors
+    /// [`StoreError::Taken`] while an Agent on another machine holds the node.
+    pub async fn beat(&self, lease: LeaseId, id: NodeId, beat: &Beat) -> Result<(), StoreError> {
+        let key = self.keys.beat(id);
+        let held = self.kv.get(&key).await?;
+        let holder = held.as_ref().map(|entry| decode::<Beat>(&key, &entry.value)).transpose()?;
+        let is_other =
+            |other: &Beat| other.incarnation != beat.incarnation && other.boot != beat.boot;
+        if let Some(other) = holder.filter(is_other) {
+            let why = format!("another agent (on {}) runs this node", other.hostname);
+            return Err(StoreError::Taken(why));
+        }
+        let guard = held.map_or(Guard::Absent(key.clone()), |entry| {
+            Guard::Unmoved(key.clone(), entry.revision)
+        });
+        let op = new_op();
+        let txn =
+            Txn { guards: vec![guard], ops: vec![put(&key, encode(beat, &op), Some(lease))?] };
+        match self.commit(txn, &op).await? {
+            Committed::Done(_) => Ok(()),
+            Committed::Refused(_) => {
+                Err(StoreError::Taken("the node's sign of life was changed by another".into()))
+            }
+        }
+    }
+
+    /// Says what some volumes of a node hold. Later words replace earlier ones.
+    ///
+    /// # Errors
+    /// When etcd does not answer or refuses.
+    pub async fn save_usage(
+        &self,
+        node: NodeId,
+        buckets: &BTreeMap<String, BTreeMap<VolumeId, Bytes>>,
+    ) -> Result<(), StoreError> {
+        let op = new_op();
+        let buckets: Vec<_> = buckets.iter().collect();
+        for some in buckets.chunks(BATCH) {
+            let mut txn = Txn::default();
+            for (bucket, used) in some {
+                let key = self.keys.usage(node, bucket);
+                txn.ops.push(match used.is_empty() {
+                    true => Op::Delete(key),
+                    false => put(&key, encode(&UsageBucket((*used).clone()), &op), None)?,
+                });
+            }
+            self.commit(txn, &op).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps a new token.
+    ///
+    /// # Errors
+    /// When etcd does not answer or refuses.
+    pub async fn create_token(&self, token: &Token) -> Result<i64, StoreError> {
+        let key = self.keys.token(token.id);
+        let op = new_op();
+        let txn = Txn {
+            guards: vec![Guard::Absent(key.clone())],
+            ops: vec![put(&key, encode(token, &op), None)?],
+        };
+        match self.commit(txn, &op).await? {
+            Committed::Done(revision) => Ok(revision),
+            Committed::Refused(_) => Err(StoreError::Refused("the token's id is taken".into())),
+        }
+    }
+
+    /// Removes a token. `None` when there is none of this id.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn revoke_token(&self, id: TokenId) -> Result<Option<i64>, StoreError> {
+        let key = self.keys.token(id);
+        let Some(entry) = self.kv.get(&key).await? else {
+            return Ok(None);
+        };
+        let txn = Txn {
+            guards: vec![Guard::Unmoved(key.clone(), entry.revision)],
+            ops: vec![Op::Delete(key)],
+        };
+        match self.commit(txn, "").await? {
+            Committed::Done(revision) => Ok(Some(revision)),
+            // Tokens never change: it is gone.
+            Committed::Refused(_) => Ok(Some(entry.revision)),
+        }
+    }
+
+    /// Tries to become the leader with a lease. `None` while another one leads.
+    ///
+    /// # Errors
+    /// [`StoreError::SessionOver`] when the lease has ended.
+    pub async fn campaign(&self, lease: LeaseId, who: &str) -> Result<Option<Term>, StoreError> {
+        let key = self.keys.leader();
+        let op = new_op();
+        let txn = Txn {
+            guards: vec![Guard::Absent(key.clone())],
+            ops: vec![put(&key, encode(&Holder(who.to_owned()), &op), Some(lease))?],
+        };
+        Ok(match self.commit(txn, &op).await? {
+            Committed::Done(created) => Some(Term { key, created }),
+            Committed::Refused(_) => None,
+        })
+    }
+
+    /// Carries out a transaction, also when replies get lost, until the limit.
+    async fn commit(&self, txn: Txn, op: &str) -> Result<Committed, StoreError> {
+        let deadline = Instant::now() + WRITE_LIMIT;
+        let mut unanswered = false;
+        loop {
+            match self.kv.commit(&txn).await {
+                Ok(Outcome::Done { revision }) => return Ok(Committed::Done(revision)),
+                Ok(Outcome::Refused { found }) => {
+                    // The first try may have been carried out and its reply lost.
+                    let ours = |entry: &&Entry| operation(&entry.value).as_deref() == Some(op);
+                    let done = found.iter().flatten().find(ours).filter(|_| unanswered);
+                    return Ok(match done {
+                        Some(entry) => Committed::Done(entry.revision),
+                        None => Committed::Refused(found),
+                    });
+                }
+                Err(KvError::Silent(why)) if Instant::now() + RETRY >= deadline => {
+                    return Err(StoreError::Unavailable(why));
+                }
+                Err(KvError::Silent(_)) => {
+                    unanswered = true;
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+enum Committed {
+    Done(i64),
+    Refused(Vec<Option<Entry>>),
+}
+
+fn put(key: &str, value: Vec<u8>, lease: Option<LeaseId>) -> Result<Op, StoreError> {
+    if value.len() > MAX_RECORD {
+        let why = format!("{key} would hold {} bytes, and records stay below 64 KiB", value.len());
+        return Err(StoreError::Refused(why));
+    }
+    Ok(Op::Put(key.to_owned(), value, lease))
+}
+
+fn new_op() -> String {
+    Uuid::new_v4().to_string()
+}
+
+/// Reads back any record, for the view.
+pub(crate) fn read<R: Record>(entry: &Entry) -> Result<Stored<R>, BadRecord> {
+    Ok(Stored { value: decode(&entry.key, &entry.value)?, revision: entry.revision })
+}
