@@ -1,1 +1,11 @@
-//! .
+//! `cobaltd` and `cobalt`: what the programs are made of.
+
+pub mod agent;
+pub mod args;
+pub mod caps;
+pub mod cli;
+pub mod clock;
+pub mod engine;
+pub mod join;
+pub mod standalone;
+pub mod stop;

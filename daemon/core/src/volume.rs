@@ -160,6 +160,14 @@ impl Volume {
         matches!(self.phase, Phase::Ready { applied, .. } if applied >= self.generation)
     }
 
+    /// Whether it is on its way out.
+    pub fn is_deleting(&self) -> bool {
+        match self.phase {
+            Phase::Deleting { .. } => true,
+            Phase::Requested { .. } | Phase::Assigned { .. } | Phase::Ready { .. } => false,
+        }
+    }
+
     /// The Engine of `term` chose `node`, which may write it from now on.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 //! the ordinary path are the same code. Meanwhile the old view stays, with its age.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ struct Shared {
     revision: watch::Sender<i64>,
     /// Since when it is out of touch with etcd; `None` while it follows.
     lost_since: watch::Sender<Option<Instant>>,
+    went_back: AtomicBool,
     waiting: Mutex<HashMap<VolumeId, watch::Sender<()>>>,
     subscribers: Mutex<Vec<Weak<Dirty>>>,
 }
@@ -55,6 +57,7 @@ impl Follower {
             view: RwLock::new(View::default()),
             revision: watch::Sender::new(0),
             lost_since: watch::Sender::new(Some(Instant::now())),
+            went_back: AtomicBool::new(false),
             waiting: Mutex::new(HashMap::new()),
             subscribers: Mutex::new(Vec::new()),
         });
@@ -75,6 +78,12 @@ impl Follower {
     /// Whether everything was read at least once.
     pub fn has_view(&self) -> bool {
         *self.shared.revision.borrow() > 0
+    }
+
+    /// Whether etcd was once found at an earlier revision than before: it was restored from a
+    /// backup, or another one stands in its place. It stays so until the process is restarted.
+    pub fn went_back(&self) -> bool {
+        self.shared.went_back.load(Ordering::Relaxed)
     }
 
     /// Waits until the view follows etcd.
@@ -195,6 +204,14 @@ impl Shared {
 
     fn replace(&self, view: View) {
         let revision = view.revision();
+        if revision < *self.revision.borrow() {
+            self.went_back.store(true, Ordering::Relaxed);
+            tracing::error!(
+                revision,
+                "etcd went back to an earlier revision: nothing will be deleted until cobaltd is \
+                 restarted by somebody who has looked at it"
+            );
+        }
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
         self.revision.send_replace(revision);
         for sender in self.waiting().values() {

@@ -33,6 +33,7 @@ const BATCH: usize = 40;
 #[derive(Clone, Debug)]
 pub struct Store {
     kv: Kv,
+    cluster: ClusterName,
     keys: Keys,
 }
 
@@ -118,7 +119,12 @@ impl From<KvError> for StoreError {
 impl Store {
     /// The records of `cluster` in `kv`.
     pub fn new(kv: Kv, cluster: &ClusterName) -> Store {
-        Store { kv, keys: Keys::new(cluster) }
+        Store { kv, cluster: cluster.clone(), keys: Keys::new(cluster) }
+    }
+
+    /// Which cluster's records these are.
+    pub fn cluster_name(&self) -> &ClusterName {
+        &self.cluster
     }
 
     pub(crate) fn kv(&self) -> &Kv {

@@ -1,0 +1,161 @@
+//! One volume, once: look, plan, take the steps, look again, write the record.
+
+use std::sync::Arc;
+
+use cobalt_core::{Alarm, Plan, Seen, SubvolumeUuid, Volume, VolumeId, plan};
+use cobalt_host::{HostError, Pool};
+use cobalt_store::{Change, Saved, Stored};
+
+use super::{Agent, chain};
+use crate::clock::now_ms;
+
+/// How an errand ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// There is nothing more to do until the record changes.
+    Done,
+    /// It must be tried again.
+    Failed {
+        /// The revision of the record that says so.
+        reported_at: Option<i64>,
+    },
+}
+
+const NOT_REPORTED: Outcome = Outcome::Failed { reported_at: None };
+
+/// What was done in the pool.
+enum Worked {
+    NotOurs,
+    Made(SubvolumeUuid),
+    Removed,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ErrandError {
+    #[error(transparent)]
+    Alarm(#[from] Alarm),
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+impl Agent {
+    pub(super) async fn errand(&self, id: VolumeId) -> Outcome {
+        // The semaphore is never closed.
+        let _permit = self.at_once.acquire().await;
+        let Some(stored) = self.follower.read(|view| view.volume(id).cloned()) else {
+            return Outcome::Done;
+        };
+        if self.follower.age().is_some() {
+            return NOT_REPORTED;
+        }
+        let stored = Stored { value: stored.value, revision: stored.revision };
+        if self.follower.went_back() && stored.value.is_deleting() {
+            tracing::error!(%id, "not deleted: etcd went back to an earlier revision");
+            return NOT_REPORTED;
+        }
+        let (pool, volume) = (self.pool.clone(), stored.value.clone());
+        let worked = tokio::task::spawn_blocking(move || work(&*pool, &volume)).await;
+        match worked {
+            Ok(Ok(Worked::NotOurs)) => Outcome::Done,
+            Ok(Ok(Worked::Made(subvolume))) => self.made(&stored, subvolume).await,
+            Ok(Ok(Worked::Removed)) => self.removed(&stored).await,
+            Ok(Err(error)) => self.troubled(&stored, &chain(&error)).await,
+            Err(panic) => self.troubled(&stored, &format!("a fault in cobaltd: {panic}")).await,
+        }
+    }
+
+    async fn made(&self, stored: &Stored<Arc<Volume>>, subvolume: SubvolumeUuid) -> Outcome {
+        let enforced = self.pool.facts().quota.enforces();
+        match Volume::clone(&stored.value).made(subvolume, enforced) {
+            Ok(made) if made == *stored.value => Outcome::Done,
+            Ok(made) => {
+                let (name, id) = (made.name.clone(), made.id);
+                let generation = made.generation;
+                match self.save(stored, made).await {
+                    Ok(Saved::Done(_)) => {
+                        tracing::info!(%name, %id, generation, "volume ready");
+                        Outcome::Done
+                    }
+                    Ok(Saved::Moved) => Outcome::Done,
+                    Err(()) => NOT_REPORTED,
+                }
+            }
+            Err(refusal) => {
+                tracing::error!(%refusal, "a volume that was made refused to be so");
+                Outcome::Done
+            }
+        }
+    }
+
+    async fn removed(&self, stored: &Stored<Arc<Volume>>) -> Outcome {
+        let (name, id) = (&stored.value.name, stored.value.id);
+        let gone = Stored { value: Volume::clone(&stored.value), revision: stored.revision };
+        match self.store.forget_volume(&gone).await {
+            Ok(Saved::Done(_)) => {
+                tracing::info!(%name, %id, "volume deleted; its data is in the trash");
+                Outcome::Done
+            }
+            Ok(Saved::Moved) => Outcome::Done,
+            Err(error) => {
+                tracing::warn!(%name, %id, %error, "the record could not be removed yet");
+                NOT_REPORTED
+            }
+        }
+    }
+
+    async fn troubled(&self, stored: &Stored<Arc<Volume>>, why: &str) -> Outcome {
+        let (name, id) = (&stored.value.name, stored.value.id);
+        tracing::error!(%name, %id, why, "volume in trouble");
+        let troubled = Volume::clone(&stored.value).troubled(why.to_owned(), now_ms());
+        match self.save(stored, troubled).await {
+            Ok(Saved::Done(revision)) => Outcome::Failed { reported_at: Some(revision) },
+            Ok(Saved::Moved) | Err(()) => NOT_REPORTED,
+        }
+    }
+
+    /// Writes the record. When it moved meanwhile, the change that moved it wakes us.
+    async fn save(&self, stored: &Stored<Arc<Volume>>, volume: Volume) -> Result<Saved, ()> {
+        let (name, id) = (volume.name.clone(), volume.id);
+        let change = Change { volume, read_at: stored.revision };
+        self.saver.save(change).await.map_err(|why| {
+            tracing::warn!(%name, %id, why, "the record could not be written yet");
+        })
+    }
+}
+
+/// What happens in the pool. It blocks.
+fn work(pool: &dyn Pool, volume: &Volume) -> Result<Worked, ErrandError> {
+    let facts = pool.facts();
+    let seen = pool.look(volume.id)?;
+    let steps = match plan(volume, Seen { node: facts.node, quota: facts.quota, volume: &seen })? {
+        Plan::NotOurs => return Ok(Worked::NotOurs),
+        Plan::Remove(steps) => {
+            take_all(pool, volume, &steps)?;
+            return Ok(Worked::Removed);
+        }
+        Plan::Make(steps) => steps,
+    };
+    take_all(pool, volume, &steps)?;
+    // Done means seen: the record says what is there now, not what was asked for.
+    let made = if steps.is_empty() { seen } else { pool.look(volume.id)? };
+    let Some(subvolume) = made.subvolume else {
+        return Err(HostError::NotSeen("the volume is not there after it was made".into()).into());
+    };
+    if facts.quota.enforces() && subvolume.limit != Some(volume.wish.size) {
+        let why = format!("the limit of {} is not there after it was set", volume.wish.size);
+        return Err(HostError::NotSeen(why).into());
+    }
+    Ok(Worked::Made(subvolume.uuid))
+}
+
+fn take_all(
+    pool: &dyn Pool,
+    volume: &Volume,
+    steps: &[cobalt_core::Step],
+) -> Result<(), HostError> {
+    for step in steps {
+        tracing::debug!(id = %volume.id, ?step, "step");
+        pool.take(volume, step)?;
+    }
+    Ok(())
+}

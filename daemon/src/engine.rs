@@ -1,0 +1,192 @@
+//! The Engine: decides where volumes go. It touches nothing but records, and every write is
+//! guarded by its term, so that a deposed leader can write nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cobalt_core::{Candidate, NoPlace, Phase, Volume, schedule};
+use cobalt_store::{
+    Change, Changes, Follower, Saved, Session, Store, StoreError, Stored, Subscription, Term, View,
+};
+use tokio::time::{sleep, timeout};
+
+use crate::stop::Stop;
+
+/// Everything is decided anew this often, in case a wake was lost.
+const TICK: Duration = Duration::from_secs(30);
+/// The pause after etcd did not take a write.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// One process's Engine. All campaign, one leads.
+#[derive(Debug)]
+pub struct Engine {
+    /// The records.
+    pub store: Store,
+    /// What the records say.
+    pub follower: Follower,
+    /// The lease that the leadership hangs on.
+    pub session: Arc<Session>,
+    /// How it calls itself as leader.
+    pub who: String,
+}
+
+impl Engine {
+    /// Campaigns and leads until told to stop.
+    pub async fn run(self, stop: Stop) {
+        tokio::select! {
+            () = self.campaign() => (),
+            () = stop.requested() => (),
+        }
+    }
+
+    async fn campaign(&self) {
+        let mut changes = self.follower.subscribe();
+        loop {
+            let lease = self.session.granted().await;
+            self.follower.in_touch().await;
+            match self.store.campaign(lease, &self.who).await {
+                Ok(Some(term)) => {
+                    tracing::info!(term = term.number(), "this engine leads");
+                    tokio::select! {
+                        () = self.lead(&term) => (),
+                        () = self.session.lost(lease) => (),
+                    }
+                    tracing::warn!(term = term.number(), "this engine does not lead any more");
+                }
+                Ok(None) => self.nobody_leads(&mut changes).await,
+                Err(error) => {
+                    tracing::warn!(%error, "could not campaign");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Waits until it is worth campaigning again.
+    async fn nobody_leads(&self, changes: &mut Subscription) {
+        loop {
+            // The tick covers a view that lags behind the refusal.
+            let _ = timeout(TICK, changes.changed()).await;
+            if self.follower.read(|view| view.leader().is_none()) {
+                return;
+            }
+        }
+    }
+
+    /// Decides until deposed.
+    async fn lead(&self, term: &Term) {
+        let mut changes = self.follower.subscribe();
+        let mut again = false;
+        loop {
+            let all = Changes { everything: true, ..Changes::default() };
+            let changed = match again {
+                true => all,
+                false => timeout(TICK, changes.changed()).await.unwrap_or(all),
+            };
+            self.follower.in_touch().await;
+            let decisions = self.follower.read(|view| decide(view, term.number(), &changed));
+            again = match self.save(term, &decisions).await {
+                Ok(()) => false,
+                Err(StoreError::Deposed | StoreError::SessionOver) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "decisions could not be written yet");
+                    sleep(PAUSE).await;
+                    true
+                }
+            };
+        }
+    }
+
+    async fn save(&self, term: &Term, decisions: &[Change]) -> Result<(), StoreError> {
+        if decisions.is_empty() {
+            return Ok(());
+        }
+        let saved = self.store.save_as_leader(term, decisions).await?;
+        let mut shown = 0;
+        for (decision, saved) in decisions.iter().zip(&saved) {
+            log(&decision.volume, *saved);
+            if let Saved::Done(revision) = saved {
+                shown = shown.max(*revision);
+            }
+        }
+        // The next decision must see the room that these have taken.
+        self.follower.reached(shown).await;
+        Ok(())
+    }
+}
+
+fn log(volume: &Volume, saved: Saved) {
+    let (name, id) = (&volume.name, volume.id);
+    match (saved, &volume.phase) {
+        // Somebody changed the wish meanwhile; its change wakes us again.
+        (Saved::Moved, _) => tracing::debug!(%name, %id, "the record moved; deciding anew"),
+        (Saved::Done(_), Phase::Requested { waits_for }) => {
+            let why = waits_for.as_deref().unwrap_or_default();
+            tracing::info!(%name, %id, why, "volume waits");
+        }
+        (Saved::Done(_), Phase::Assigned { node }) => {
+            tracing::info!(%name, %id, %node, epoch = volume.epoch, "volume placed");
+        }
+        (Saved::Done(_), Phase::Ready { .. } | Phase::Deleting { .. }) => (),
+    }
+}
+
+/// What the leader of `term` decides on what it sees. Wishes that wait are looked at again only
+/// when something changed that may serve them.
+fn decide(view: &View, term: i64, changed: &Changes) -> Vec<Change> {
+    let freed = |id| !view.volume(id).is_some_and(|stored| waits(&stored.value));
+    let may_serve =
+        changed.everything || changed.cluster || changed.volumes.iter().any(|id| freed(*id));
+    let mut wishes: Vec<&Stored<Arc<Volume>>> =
+        view.requested().filter(|stored| may_serve || !waits(&stored.value)).collect();
+    // First come, first served; the id makes it the same for every Engine.
+    wishes.sort_by_key(|stored| (stored.value.created_ms, stored.value.id));
+    let mut candidates: Vec<Candidate<'_>> = view
+        .nodes()
+        .map(|node| Candidate {
+            node: &node.value,
+            beat: view.beat(node.value.id),
+            reserved: view.held_by(node.value.id).reserved,
+        })
+        .collect();
+    let mut decisions = Vec::new();
+    for stored in wishes {
+        let volume = Volume::clone(&stored.value);
+        let size = volume.wish.size;
+        let placed = schedule(&volume.wish, &candidates);
+        if let Ok(node) = placed
+            && let Some(chosen) = candidates.iter_mut().find(|c| c.node.id == node)
+        {
+            chosen.reserved.0 = chosen.reserved.0.saturating_add(size.0);
+        }
+        let decided = match placed {
+            Ok(node) => volume.assign(node, term),
+            Err(no) => wait(volume, &no, term),
+        };
+        match decided {
+            Ok(volume) if volume == *stored.value => (),
+            Ok(volume) => decisions.push(Change { volume, read_at: stored.revision }),
+            Err(refusal) => tracing::error!(%refusal, "a wish without node refused a node"),
+        }
+    }
+    decisions
+}
+
+fn waits(volume: &Volume) -> bool {
+    match &volume.phase {
+        Phase::Requested { waits_for } => waits_for.is_some(),
+        Phase::Assigned { .. } | Phase::Ready { .. } | Phase::Deleting { .. } => false,
+    }
+}
+
+/// The same reason again is no news, whichever leader gives it.
+fn wait(volume: Volume, no: &NoPlace, term: i64) -> Result<Volume, cobalt_core::Refusal> {
+    let why = no.sentence(&volume.name, volume.wish.size);
+    match &volume.phase {
+        Phase::Requested { waits_for } if waits_for.as_ref() == Some(&why) => Ok(volume),
+        Phase::Requested { .. }
+        | Phase::Assigned { .. }
+        | Phase::Ready { .. }
+        | Phase::Deleting { .. } => volume.wait(why, term),
+    }
+}

@@ -1,0 +1,212 @@
+//! One process of `cobaltd`: builds the components that were asked for and runs them until
+//! told to stop. The one place that sees every room.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cobalt_host::kernel;
+use cobalt_store::{Etcd, EtcdOptions, Follower, Kv, Session, SessionOptions, Store};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::agent::{Agent, AgentOptions};
+use crate::args::{CommonArguments, Component};
+use crate::engine::Engine;
+use crate::http::{self, Api, ApiOptions, Listener};
+use crate::join::{NodeSettings, join};
+use crate::stop::{self, Stop};
+
+/// How long components may take to end.
+const LAST_WORK: Duration = Duration::from_secs(10);
+/// How long etcd may take to hear that we go.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// What one process runs.
+#[derive(Debug)]
+pub struct Config {
+    /// What every way to run takes.
+    pub common: CommonArguments,
+    /// How to reach etcd.
+    pub etcd: EtcdOptions,
+    /// Which components.
+    pub components: Vec<Component>,
+    /// The pool, and whether Cobalt made it itself. Needed by the Agent.
+    pub pool: Option<(PathBuf, bool)>,
+}
+
+/// Runs until a signal to stop, or until a component ends by itself.
+///
+/// # Errors
+/// A sentence for people.
+pub async fn run(config: Config) -> Result<(), String> {
+    let (stopper, stop) = stop::pair();
+    let etcd = Etcd::new(config.etcd.clone()).map_err(|error| error.to_string())?;
+    let store = Store::new(Kv::Etcd(etcd), &config.common.cluster);
+    let ttl = Duration::from_secs(config.common.lease_ttl_secs);
+    let session = Session::start(&store, SessionOptions { ttl });
+    let follower = {
+        let session = session.clone();
+        Follower::start(&store, move || session.seen_revision())
+    };
+    let parts = Parts { config, store, session: session.clone(), follower, stop };
+    let mut running = JoinSet::new();
+    parts.start(&mut running).await?;
+    let outcome = tokio::select! {
+        signal = signalled() => {
+            tracing::info!(signal, "stopping");
+            Ok(())
+        }
+        Some(ended) = running.join_next() => Err(match ended {
+            Ok(Ok(())) => "a component ended by itself".to_owned(),
+            Ok(Err(error)) => error,
+            Err(panic) => format!("a fault in cobaltd: {panic}"),
+        }),
+    };
+    stopper.stop();
+    let all = async { while running.join_next().await.is_some() {} };
+    if timeout(LAST_WORK, all).await.is_err() {
+        tracing::warn!("some components did not end in time");
+    }
+    if timeout(GOODBYE, session.close()).await.is_err() {
+        tracing::warn!("etcd did not hear that we go; it will notice in time");
+    }
+    outcome
+}
+
+struct Parts {
+    config: Config,
+    store: Store,
+    session: Arc<Session>,
+    follower: Follower,
+    stop: Stop,
+}
+
+type Running = JoinSet<Result<(), String>>;
+
+impl Parts {
+    async fn start(&self, running: &mut Running) -> Result<(), String> {
+        if self.runs(Component::Api) {
+            self.start_api(running).await?;
+        }
+        if self.runs(Component::Engine) {
+            let engine = Engine {
+                store: self.store.clone(),
+                follower: self.follower.clone(),
+                session: self.session.clone(),
+                who: format!("{}/{}", hostname()?, std::process::id()),
+            };
+            let stop = self.stop.clone();
+            running.spawn(async move {
+                engine.run(stop).await;
+                Ok(())
+            });
+        }
+        if self.runs(Component::Agent) {
+            self.start_agent(running)?;
+        }
+        Ok(())
+    }
+
+    fn runs(&self, component: Component) -> bool {
+        self.config.components.contains(&component)
+    }
+
+    async fn start_api(&self, running: &mut Running) -> Result<(), String> {
+        let common = &self.config.common;
+        let options = ApiOptions {
+            cluster: common.cluster.clone(),
+            default_size: common.default_size,
+            version: env!("CARGO_PKG_VERSION"),
+            ..ApiOptions::default()
+        };
+        let api = Api::new(self.store.clone(), self.follower.clone(), options);
+        let unix = http::bind_unix(&common.socket).await.map_err(|error| {
+            format!("cannot listen on {}: {error}", common.socket.display())
+        })?;
+        tracing::info!(socket = %common.socket.display(), "API listens");
+        let mut listeners = vec![Listener::Unix(unix)];
+        if let Some(address) = common.listen.0 {
+            let tcp = tokio::net::TcpListener::bind(address).await.map_err(|error| {
+                format!("cannot listen on {address}: {error}; choose another one with --listen")
+            })?;
+            let address = tcp.local_addr().map_err(|error| error.to_string())?;
+            tracing::info!(%address, "API listens");
+            listeners.push(Listener::Tcp(tcp));
+        }
+        for listener in listeners {
+            let (api, stop) = (api.clone(), self.stop.clone());
+            running.spawn(async move {
+                let ended = http::serve(api, listener, async move { stop.requested().await }).await;
+                ended.map_err(|error| format!("the API ended: {error}"))
+            });
+        }
+        let (socket, stop) = (common.socket.clone(), self.stop.clone());
+        running.spawn(async move {
+            stop.requested().await;
+            // A socket file without a listener would make callers wait for nothing.
+            let _ = std::fs::remove_file(socket);
+            Ok(())
+        });
+        Ok(())
+    }
+
+    fn start_agent(&self, running: &mut Running) -> Result<(), String> {
+        let common = &self.config.common;
+        let Some((pool, own_pool)) = self.config.pool.clone() else {
+            return Err("the agent needs a pool: name a mounted btrfs with --pool, or leave the \
+                        agent out with --components api,engine"
+                .into());
+        };
+        let settings = NodeSettings {
+            pool,
+            own_pool,
+            enable_simple_quotas: common.enable_simple_quotas,
+            name: common.node_name.clone(),
+            addresses: common.addresses.clone(),
+            labels: common.labels().map_err(|error| error.to_string())?,
+            fill_limit_percent: common.fill_limit,
+            run_dir: common.run_dir.clone(),
+        };
+        let options = AgentOptions {
+            incarnation: Uuid::new_v4().to_string(),
+            boot: kernel::boot_id().map_err(|error| error.to_string())?,
+            hostname: hostname()?,
+            trash_hold: common.trash_hold,
+            survey_every: common.survey_every,
+        };
+        let (store, follower) = (self.store.clone(), self.follower.clone());
+        let (session, stop) = (self.session.clone(), self.stop.clone());
+        running.spawn(async move {
+            let joined = tokio::select! {
+                pool = join(&store, &follower, &session, &settings, &options) => Some(pool),
+                () = stop.requested() => None,
+            };
+            if let Some(pool) = joined {
+                Agent::new(store, follower, session, pool, options).run(stop).await;
+            }
+            Ok(())
+        });
+        Ok(())
+    }
+}
+
+fn hostname() -> Result<String, String> {
+    kernel::hostname().map_err(|error| error.to_string())
+}
+
+/// Waits for the signal to stop, and names it.
+async fn signalled() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be heard: end cobaltd by kill -9, which loses nothing");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
