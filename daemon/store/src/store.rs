@@ -4,11 +4,12 @@
 //! is done twice: a transaction whose outcome is unknown is tried again, and when its guards
 //! then do not hold because it had been carried out, that is seen and counts as done.
 
-use std::collections::BTreeMap;
+mod nodes;
+
 use std::io;
 use std::time::Duration;
 
-use cobalt_core::{Beat, Bytes, ClusterName, Node, NodeId, TokenId, Volume, VolumeId, VolumeName};
+use cobalt_core::{ClusterName, Volume, VolumeId, VolumeName};
 use cobalt_failpoint::{self as failpoint, Effect};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -16,10 +17,7 @@ use uuid::Uuid;
 use crate::keys::Keys;
 use crate::kv::{Entry, Guard, Kv, KvError, KvStatus, LeaseId, Op, Outcome, Txn};
 use crate::lease::Term;
-use crate::record::{
-    BadRecord, Cluster, Holder, MAX_RECORD, Named, Record, Token, UsageBucket, decode, encode,
-    operation,
-};
+use crate::record::{BadRecord, Cluster, MAX_RECORD, Named, Record, decode, encode, operation};
 
 /// How long a write is tried when etcd does not answer.
 const WRITE_LIMIT: Duration = Duration::from_secs(8);
@@ -335,161 +333,6 @@ impl Store {
                 }
             }
         }
-    }
-
-    /// Writes a node's configuration with its name; `read_at` is `None` for a new node.
-    ///
-    /// # Errors
-    /// [`StoreError::Taken`] when another node has the name.
-    pub async fn save_node(&self, node: &Node, read_at: Option<i64>) -> Result<Saved, StoreError> {
-        let (key, name_key) = (self.keys.node(node.id), self.keys.node_name(&node.name));
-        let op = new_op();
-        let named = self.kv.get(&name_key).await?;
-        let owner = named.as_ref().map(|entry| decode::<Named>(&name_key, &entry.value));
-        if let Some(owner) = owner.transpose()?.filter(|owner| owner.0 != node.id.0) {
-            let why = format!(
-                "the name \"{}\" belongs to node {}: choose another one with --node-name",
-                node.name,
-                NodeId(owner.0)
-            );
-            return Err(StoreError::Taken(why));
-        }
-        let txn = Txn {
-            guards: vec![
-                read_at.map_or(Guard::Absent(key.clone()), |at| Guard::Unmoved(key.clone(), at)),
-                named.map_or(Guard::Absent(name_key.clone()), |entry| {
-                    Guard::Unmoved(name_key.clone(), entry.revision)
-                }),
-            ],
-            ops: vec![
-                put(&key, encode(node, &op), None)?,
-                put(&name_key, encode(&Named(node.id.0), &op), None)?,
-            ],
-        };
-        match self.commit(txn, &op).await? {
-            Committed::Done(revision) => Ok(Saved::Done(revision)),
-            Committed::Refused(_) => Ok(Saved::Moved),
-        }
-    }
-
-    /// Reads one node, from etcd itself.
-    ///
-    /// # Errors
-    /// When etcd does not answer, or what is stored cannot be read.
-    pub async fn node(&self, id: NodeId) -> Result<Option<Stored<Node>>, StoreError> {
-        let key = self.keys.node(id);
-        let read = |entry: Entry| {
-            Ok(Stored { value: decode(&key, &entry.value)?, revision: entry.revision })
-        };
-        self.kv.get(&key).await?.map(read).transpose()
-    }
-
-    /// Says what a node is like, for as long as the lease lasts. Only one machine may say so at a
-    /// time; on one machine the pool's lock sees to it that the earlier Agent is gone.
-    ///
-    /// # Errors
-    /// [`StoreError::Taken`] while an Agent on another machine holds the node.
-    pub async fn beat(&self, lease: LeaseId, id: NodeId, beat: &Beat) -> Result<(), StoreError> {
-        let key = self.keys.beat(id);
-        let held = self.kv.get(&key).await?;
-        let holder = held.as_ref().map(|entry| decode::<Beat>(&key, &entry.value)).transpose()?;
-        let is_other =
-            |other: &Beat| other.incarnation != beat.incarnation && other.boot != beat.boot;
-        if let Some(other) = holder.filter(is_other) {
-            let why = format!("another agent (on {}) runs this node", other.hostname);
-            return Err(StoreError::Taken(why));
-        }
-        let guard = held.map_or(Guard::Absent(key.clone()), |entry| {
-            Guard::Unmoved(key.clone(), entry.revision)
-        });
-        let op = new_op();
-        let txn =
-            Txn { guards: vec![guard], ops: vec![put(&key, encode(beat, &op), Some(lease))?] };
-        match self.commit(txn, &op).await? {
-            Committed::Done(_) => Ok(()),
-            Committed::Refused(_) => {
-                Err(StoreError::Taken("the node's sign of life was changed by another".into()))
-            }
-        }
-    }
-
-    /// Says what some volumes of a node hold. Later words replace earlier ones.
-    ///
-    /// # Errors
-    /// When etcd does not answer or refuses.
-    pub async fn save_usage(
-        &self,
-        node: NodeId,
-        buckets: &BTreeMap<String, BTreeMap<VolumeId, Bytes>>,
-    ) -> Result<(), StoreError> {
-        let op = new_op();
-        let buckets: Vec<_> = buckets.iter().collect();
-        for some in buckets.chunks(BATCH) {
-            let mut txn = Txn::default();
-            for (bucket, used) in some {
-                let key = self.keys.usage(node, bucket);
-                txn.ops.push(match used.is_empty() {
-                    true => Op::Delete(key),
-                    false => put(&key, encode(&UsageBucket((*used).clone()), &op), None)?,
-                });
-            }
-            self.commit(txn, &op).await?;
-        }
-        Ok(())
-    }
-
-    /// Keeps a new token.
-    ///
-    /// # Errors
-    /// When etcd does not answer or refuses.
-    pub async fn create_token(&self, token: &Token) -> Result<i64, StoreError> {
-        let key = self.keys.token(token.id);
-        let op = new_op();
-        let txn = Txn {
-            guards: vec![Guard::Absent(key.clone())],
-            ops: vec![put(&key, encode(token, &op), None)?],
-        };
-        match self.commit(txn, &op).await? {
-            Committed::Done(revision) => Ok(revision),
-            Committed::Refused(_) => Err(StoreError::Refused("the token's id is taken".into())),
-        }
-    }
-
-    /// Removes a token. `None` when there is none of this id.
-    ///
-    /// # Errors
-    /// When etcd does not answer.
-    pub async fn revoke_token(&self, id: TokenId) -> Result<Option<i64>, StoreError> {
-        let key = self.keys.token(id);
-        let Some(entry) = self.kv.get(&key).await? else {
-            return Ok(None);
-        };
-        let txn = Txn {
-            guards: vec![Guard::Unmoved(key.clone(), entry.revision)],
-            ops: vec![Op::Delete(key)],
-        };
-        match self.commit(txn, "").await? {
-            Committed::Done(revision) => Ok(Some(revision)),
-            // Tokens never change: it is gone.
-            Committed::Refused(_) => Ok(Some(entry.revision)),
-        }
-    }
-
-    /// Tries to become the leader with a lease. `None` while another one leads.
-    ///
-    /// # Errors
-    /// [`StoreError::SessionOver`] when the lease has ended.
-    pub async fn campaign(&self, lease: LeaseId, who: &str) -> Result<Option<Term>, StoreError> {
-        let key = self.keys.leader();
-        let op = new_op();
-        let txn = Txn {
-            guards: vec![Guard::Absent(key.clone())],
-            ops: vec![put(&key, encode(&Holder(who.to_owned()), &op), Some(lease))?],
-        };
-        Ok(match self.commit(txn, &op).await? {
-            Committed::Done(created) => Some(Term { key, created }),
-            Committed::Refused(_) => None,
-        })
     }
 
     /// Carries out a transaction, also when replies get lost, until the limit.
