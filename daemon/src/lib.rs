@@ -6,6 +6,8 @@ pub mod caps;
 pub mod cli;
 pub mod clock;
 pub mod engine;
+pub mod http;
 pub mod join;
+pub mod run;
 pub mod standalone;
 pub mod stop;

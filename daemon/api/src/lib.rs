@@ -6,3 +6,6 @@
 pub mod client;
 pub mod error;
 pub mod wire;
+
+/// What a caller may check before it asks: the names and values the API itself parses.
+pub use cobalt_core::{Bytes, Compression, Constraint, Mode, VolumeId, VolumeName};

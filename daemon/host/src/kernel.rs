@@ -1,0 +1,110 @@
+//! What this machine is and can: its boot, its name, its mounts, its btrfs. It only reads.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{HostError, refused};
+
+/// The kernel's id of the present boot: another one after each reboot.
+///
+/// # Errors
+/// When `/proc` is not there.
+pub fn boot_id() -> Result<String, HostError> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(path).map_err(refused(format!("cannot read {path}")))?;
+    Ok(text.trim().to_owned())
+}
+
+/// The machine's own name.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn hostname() -> Result<String, HostError> {
+    let name = nix::unistd::gethostname().map_err(refused("cannot read the host's name"))?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// Whether the btrfs of this kernel has simple quotas (Linux 6.7 and later). `false` also where
+/// its module was never loaded or `/sys` is not there.
+pub fn has_simple_quotas() -> bool {
+    Path::new("/sys/fs/btrfs/features/simple_quota").exists()
+}
+
+/// The type of the filesystem mounted exactly at `path`, which has no links in it.
+pub(crate) fn mounted_at(path: &Path) -> io::Result<Option<String>> {
+    let mounts = mounts()?;
+    // The last one covers those before it.
+    let on_top = mounts.into_iter().rev().find(|mount| mount.path == path);
+    Ok(on_top.map(|mount| mount.kind))
+}
+
+/// The device mounted exactly at `path`, by its number.
+pub(crate) fn device_at(path: &Path) -> io::Result<Option<PathBuf>> {
+    let on_top = mounts()?.into_iter().rev().find(|mount| mount.path == path);
+    Ok(on_top.map(|mount| mount.source))
+}
+
+struct Mount {
+    path: PathBuf,
+    kind: String,
+    source: PathBuf,
+}
+
+fn mounts() -> io::Result<Vec<Mount>> {
+    // Of this thread: a process may have several mount tables.
+    let table = std::fs::read("/proc/thread-self/mountinfo")?;
+    Ok(table.split(|byte| *byte == b'\n').filter_map(mount).collect())
+}
+
+/// One line: `id parent major:minor root path options [tags…] - type source options`.
+fn mount(line: &[u8]) -> Option<Mount> {
+    let mut words = line.split(|byte| *byte == b' ');
+    let path = unescaped(words.nth(4)?);
+    let mut words = words.skip_while(|word| *word != b"-").skip(1);
+    let kind = String::from_utf8_lossy(words.next()?).into_owned();
+    let source = unescaped(words.next()?);
+    Some(Mount { path: path.into(), kind, source: source.into() })
+}
+
+/// Blanks and backslashes are written as `\` and three octal digits.
+fn unescaped(word: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((byte, after)) = rest.split_first() {
+        let octal = after
+            .get(..3)
+            .filter(|_| *byte == b'\\')
+            .and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok());
+        bytes.push(octal.unwrap_or(*byte));
+        rest = if octal.is_some() { &after[3..] } else { after };
+    }
+    OsString::from_vec(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_mount_table_is_read_with_blanks_in_its_path() {
+        let line = b"36 35 98:0 /sub /mnt/my\\040pool rw,noatime shared:1 - btrfs /dev/loop1 rw";
+        let mount = mount(line).expect("a line of the table");
+        assert_eq!(mount.path, Path::new("/mnt/my pool"));
+        assert_eq!(mount.kind, "btrfs");
+        assert_eq!(mount.source, Path::new("/dev/loop1"));
+    }
+
+    #[test]
+    fn the_root_is_mounted_and_a_new_folder_is_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(mounted_at(Path::new("/")).expect("a mount table").is_some());
+        assert_eq!(mounted_at(folder.path()).expect("a mount table"), None);
+    }
+
+    #[test]
+    fn the_boot_id_is_a_uuid() {
+        assert_eq!(boot_id().expect("a boot id").len(), 36);
+    }
+}

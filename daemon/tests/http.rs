@@ -1,0 +1,15 @@
+//! The REST API as its callers see it: a real server on a unix socket and on loopback, over a
+//! store in memory, with a small loop that plays Engine and Agent where volumes get ready.
+
+#[path = "http/doors.rs"]
+mod doors;
+#[path = "http/input.rs"]
+mod input;
+#[path = "http/lists.rs"]
+mod lists;
+#[path = "http/lives.rs"]
+mod lives;
+#[path = "http/lost.rs"]
+mod lost;
+#[path = "http/world.rs"]
+mod world;

@@ -1,0 +1,389 @@
+//! What each call of Docker's protocol does here.
+//!
+//! Everything that only asks is answered from the local view and the table of mounts, at once
+//! and in any state. "No such volume" is said only where it is known: dockerd takes it as an
+//! order to forget the volume, its options and who uses it. Where it cannot be known no answer
+//! is given at all; dockerd then keeps what it knows.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use cobalt_api::client::{Client, ClientError, Pending, Wait};
+use cobalt_api::error::Code;
+use cobalt_api::wire::{Phase, Problem};
+use cobalt_api::{VolumeId, VolumeName};
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use crate::mounts::{Holder, MountedHere, Mounts, Order, Process, Use};
+use crate::protocol::{Call, Listed, Reply, Request, Volume};
+use crate::view::{Known, View};
+use crate::{clock, local, options, said};
+
+/// How long the API may take to make a volume; dockerd waits 120 s.
+const CREATE_LIMIT: Duration = Duration::from_secs(100);
+/// How long it may take to delete one; dockerd waits 60 s.
+const REMOVE_LIMIT: Duration = Duration::from_secs(45);
+/// How long an unknown name is looked for while the API does not answer.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
+/// How long the API is asked for news of a volume that is known already.
+const NEWS_LIMIT: Duration = Duration::from_secs(3);
+/// The same while it did not answer the last time.
+const OUTAGE_NEWS_LIMIT: Duration = Duration::from_millis(500);
+/// Between two tries to reach the API.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// Why a call does not succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// One sentence for the user.
+    Said(String),
+    /// It cannot be known whether the volume exists, and why. There must be no answer.
+    CannotKnow(String),
+}
+
+/// Who sent a call.
+#[derive(Clone, Debug, Default)]
+pub struct Caller {
+    /// The process at the other end of the socket.
+    pub process: Option<Process>,
+    /// It no longer waits for the answer.
+    pub gone: Arc<AtomicBool>,
+}
+
+/// Answers the calls.
+pub struct Driver {
+    /// The API.
+    pub client: Client,
+    /// What is known of volumes.
+    pub view: Arc<View>,
+    /// What is mounted.
+    pub mounts: Arc<Mounts>,
+    /// Where the nodes of this machine are told of.
+    pub run_dir: PathBuf,
+}
+
+type Outcome = Result<Reply, Refusal>;
+
+impl Driver {
+    /// Does what a call asks.
+    ///
+    /// # Errors
+    /// As [`Refusal`] says.
+    pub async fn answer(&self, call: Call, request: Request, caller: Caller) -> Outcome {
+        match call {
+            Call::Activate => Ok(Reply::Activated),
+            Call::Capabilities => Ok(Reply::Capabilities),
+            Call::List => Ok(self.list()),
+            Call::Path => Ok(self.path(&request.name)),
+            Call::Get => self.get(&request.name).await,
+            Call::Create => self.create(request).await,
+            Call::Remove => self.remove(&request.name).await,
+            Call::Mount => self.mount(request, caller).await,
+            Call::Unmount => self.unmount(request).await,
+        }
+    }
+
+    fn list(&self) -> Reply {
+        let mut here = self.mounts.here();
+        let mut volumes = Vec::new();
+        self.view.each(|name, known| {
+            let mounted = here.remove(name);
+            if mounted.is_some() || exists(known) {
+                let mountpoint = mounted.and_then(|mounted| mounted.path);
+                volumes.push(Listed { name: name.to_owned(), mountpoint });
+            }
+        });
+        // What is mounted here exists here, whatever became of its record.
+        let rest = here.into_iter().filter(|(name, _)| !name.is_empty());
+        volumes.extend(rest.map(|(name, mounted)| Listed { name, mountpoint: mounted.path }));
+        Reply::Volumes(volumes)
+    }
+
+    fn path(&self, name: &str) -> Reply {
+        let mounted = self.mounts.named(name).and_then(|mounted| mounted.path);
+        Reply::Mountpoint(mounted.unwrap_or_default())
+    }
+
+    async fn get(&self, name: &str) -> Outcome {
+        let Ok(name) = name.parse::<VolumeName>() else { return Err(no_such_volume(name)) };
+        let name = name.as_str();
+        let here = self.mounts.named(name);
+        let known = match self.view.get(name) {
+            Some(known) => Some(known),
+            None if here.is_some() => None,
+            None => self.look_up(name).await?,
+        };
+        if here.is_none() && !known.as_deref().is_some_and(exists) {
+            return Err(no_such_volume(name));
+        }
+        Ok(Reply::Volume(self.describe(name, known.as_deref(), here)))
+    }
+
+    /// Asks the API for a name that is not known here.
+    async fn look_up(&self, name: &str) -> Result<Option<Arc<Known>>, Refusal> {
+        let deadline = Instant::now() + LOOKUP_LIMIT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let error = match self.ask(name, left).await {
+                Ok(known) => return Ok(known),
+                Err(error) => error,
+            };
+            if Instant::now() + RETRY_PAUSE >= deadline {
+                return Err(Refusal::CannotKnow(said::line(&error)));
+            }
+            // A daemon that is just being restarted answers within this time.
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// What the API says of a volume now, taken into the view.
+    async fn ask(&self, name: &str, limit: Duration) -> Result<Option<Arc<Known>>, ClientError> {
+        match self.client.volume(name, limit).await {
+            Ok(volume) => {
+                self.view.api_answered();
+                Ok(Some(self.view.put(volume)))
+            }
+            Err(error) if says_unknown(&error) => {
+                self.view.api_answered();
+                self.view.forget(name);
+                Ok(None)
+            }
+            Err(error) => {
+                // The next call waits less, and inspect shows it.
+                self.view.api_failed(&said::line(&error));
+                Err(error)
+            }
+        }
+    }
+
+    async fn create(&self, request: Request) -> Outcome {
+        let name = parse_name(&request.name)?;
+        let wish = options::parse(&request.opts).map_err(|error| refuse(&error.to_string()))?;
+        let (wait, pending) = (Wait::Done, Pending::Refuse);
+        let made = self.client.create_volume(name.as_str(), &wish, wait, pending, CREATE_LIMIT);
+        match made.await {
+            Ok(volume) => {
+                tracing::info!(volume = %name, id = volume.id, "created");
+                self.view.api_answered();
+                self.view.put(volume);
+                Ok(Reply::Done)
+            }
+            Err(error) => {
+                let sentence = explain(&error);
+                tracing::warn!(volume = %name, "not created: {sentence}");
+                Err(refuse(&sentence))
+            }
+        }
+    }
+
+    async fn remove(&self, name: &str) -> Outcome {
+        // What cannot be a name was never made.
+        let Ok(name) = name.parse::<VolumeName>() else { return Ok(Reply::Done) };
+        let (mounts, wanted) = (Arc::clone(&self.mounts), name.to_string());
+        let used = blocking(move || mounts.free(&wanted)).await?;
+        if let Some(why) = still_used(used) {
+            tracing::warn!(volume = %name, "not removed: {why}");
+            return Err(refuse(&format!("volume \"{name}\" {why}")));
+        }
+        match self.client.delete_volume(name.as_str(), Wait::Done, REMOVE_LIMIT).await {
+            Ok(()) => tracing::info!(volume = %name, "removed"),
+            Err(error) if error.code() == Some(Code::VolumeNotFound) => {
+                tracing::info!(volume = %name, "removed: the API does not know it");
+            }
+            Err(error) => {
+                let sentence = explain(&error);
+                tracing::warn!(volume = %name, "not removed: {sentence}");
+                return Err(refuse(&sentence));
+            }
+        }
+        self.view.forget(name.as_str());
+        Ok(Reply::Done)
+    }
+
+    async fn mount(&self, request: Request, caller: Caller) -> Outcome {
+        let name = parse_name(&request.name)?;
+        let outcome = self.try_mount(&name, request.id, caller).await;
+        if let Err(Refusal::Said(why) | Refusal::CannotKnow(why)) = &outcome {
+            tracing::warn!(volume = %name, "not mounted: {why}");
+        }
+        outcome.map(Reply::Mountpoint)
+    }
+
+    async fn try_mount(
+        &self,
+        name: &VolumeName,
+        holder: String,
+        caller: Caller,
+    ) -> Result<String, Refusal> {
+        let known = self.current(name.as_str()).await?;
+        let (id, place) = mountable(name, &known)?;
+        let (run_dir, node_id) = (self.run_dir.clone(), place.node_id.to_string());
+        let node = blocking(move || local::node(&run_dir, &node_id)).await?.map_err(|error| {
+            refuse(&format!("which nodes are on this machine cannot be read: {error}"))
+        })?;
+        let Some(node) = node else {
+            return Err(refuse(&format!(
+                "volume \"{name}\" lives on node {}, and this version mounts only volumes of \
+                 its own machine; run the container there",
+                place.node
+            )));
+        };
+        let holder = Holder::new(holder, caller.process);
+        let order = Order { id, name: name.to_string(), pool: node.pool_path, holder };
+        let mounts = Arc::clone(&self.mounts);
+        let mounted = move || mounts.mount(&order, &|| caller.gone.load(Ordering::SeqCst));
+        blocking(mounted).await?.map_err(|error| {
+            let why = said::line(&error);
+            refuse(&format!("volume \"{name}\" cannot be mounted on {}: {why}", node.node))
+        })
+    }
+
+    /// The newest that can be learnt of a volume in a short time.
+    async fn current(&self, name: &str) -> Result<Arc<Known>, Refusal> {
+        let limit = if self.view.outage().is_some() { OUTAGE_NEWS_LIMIT } else { NEWS_LIMIT };
+        match self.ask(name, limit).await {
+            Ok(Some(known)) => Ok(known),
+            Ok(None) => Err(no_such_volume(name)),
+            // A known volume can be mounted while the control plane is away.
+            Err(error) => self.view.get(name).ok_or_else(|| refuse(&explain(&error))),
+        }
+    }
+
+    async fn unmount(&self, request: Request) -> Outcome {
+        let mounts = Arc::clone(&self.mounts);
+        blocking(move || mounts.unmount(&request.name, &request.id)).await?;
+        Ok(Reply::Done)
+    }
+
+    fn describe(&self, name: &str, known: Option<&Known>, here: Option<MountedHere>) -> Volume {
+        let mut status = Map::new();
+        let mut put = |key: &str, value: Value| status.insert(key.to_owned(), value);
+        let mut created_at = None;
+        if let Some(known) = known {
+            put("id", json!(known.id));
+            put("phase", json!(known.phase));
+            put("reason", json!(known.reason));
+            put("size_bytes", json!(known.size_bytes));
+            put("used_bytes", json!(known.used_bytes));
+            put("size_enforced", json!(known.size_enforced));
+            put("node", json!(known.place.as_ref().map(|place| &place.node)));
+            put("path", json!(known.place.as_ref().map(|place| &place.path)));
+            put("compression", json!(known.compression));
+            put("labels", json!(known.labels));
+            let valid = known.created_at.parse::<jiff::Timestamp>().is_ok();
+            created_at = valid.then(|| known.created_at.to_string());
+        } else {
+            put("phase", json!("unknown"));
+            put("reason", json!("it is mounted here, and the API no longer lists it"));
+        }
+        let holders = here.as_ref().map_or(&[][..], |here| &here.holders);
+        put("mounted_by", json!(holders));
+        if let Some(outage) = self.view.outage() {
+            put("api", json!(outage));
+            let age = known.map(|known| clock::now_secs().saturating_sub(known.seen_secs));
+            put("view_age_secs", json!(age));
+        }
+        let mountpoint = here.and_then(|here| here.path);
+        Volume { name: name.to_owned(), mountpoint, created_at, status }
+    }
+}
+
+/// A volume on its way out is no longer one to Docker: "exists" would make `docker volume
+/// create` succeed without making anything.
+fn exists(known: &Known) -> bool {
+    match known.phase {
+        Phase::Requested | Phase::Assigned | Phase::Ready => true,
+        Phase::Deleting => false,
+    }
+}
+
+fn mountable<'a>(
+    name: &VolumeName,
+    known: &'a Known,
+) -> Result<(VolumeId, &'a crate::view::Place), Refusal> {
+    let why = known.reason.as_deref().unwrap_or("try again in a moment");
+    match known.phase {
+        Phase::Ready => (),
+        Phase::Requested | Phase::Assigned => {
+            return Err(refuse(&format!("volume \"{name}\" is not ready yet: {why}")));
+        }
+        Phase::Deleting => {
+            return Err(refuse(&format!("volume \"{name}\" is being deleted")));
+        }
+    }
+    match (known.id.parse(), &known.place) {
+        (Ok(id), Some(place)) => Ok((id, place)),
+        (Err(_), _) | (_, None) => {
+            Err(refuse(&format!("the API does not say where volume \"{name}\" is")))
+        }
+    }
+}
+
+fn parse_name(text: &str) -> Result<VolumeName, Refusal> {
+    text.parse().map_err(|error: <VolumeName as std::str::FromStr>::Err| refuse(&error.to_string()))
+}
+
+fn no_such_volume(name: &str) -> Refusal {
+    tracing::debug!("there is no volume \"{}\"", name.escape_debug());
+    Refusal::Said("no such volume".to_owned())
+}
+
+fn refuse(sentence: &str) -> Refusal {
+    Refusal::Said(format!("cobalt: {sentence}"))
+}
+
+fn still_used(used: Use) -> Option<String> {
+    match used {
+        Use::Free => None,
+        Use::Namespaces(1) => Some("is mounted by a container on this host; stop it first".into()),
+        Use::Namespaces(count) => {
+            Some(format!("is mounted by {count} containers on this host; stop them first"))
+        }
+        Use::Holders(count) => Some(format!(
+            "is held by {count} mount(s) of this host's docker; stop their containers, or wait \
+             some minutes if they are gone"
+        )),
+        Use::Unknown => Some("may be in use: the mount tables of this host cannot be read".into()),
+    }
+}
+
+/// Whether the API itself says that there is no such volume. Every other error says nothing
+/// about it.
+fn says_unknown(error: &ClientError) -> bool {
+    matches!(error.code(), Some(Code::VolumeNotFound | Code::InvalidField))
+}
+
+/// The API's sentence, with what differs if it says so; or why there is none.
+fn explain(error: &ClientError) -> String {
+    match error {
+        ClientError::Problem(problem) => with_differences(problem),
+        ClientError::Unreachable { .. }
+        | ClientError::TimedOut { .. }
+        | ClientError::BadReply { .. } => {
+            format!("{}; is cobaltd running there?", said::line(error))
+        }
+    }
+}
+
+fn with_differences(problem: &Problem) -> String {
+    let mut sentence = problem.detail.clone();
+    for difference in problem.differences.iter().flatten() {
+        if !sentence.contains(&difference.asked) {
+            let (field, has, asked) = (&difference.field, &difference.has, &difference.asked);
+            sentence = format!("{sentence}; its {field} is {has}, asked was {asked}");
+        }
+    }
+    sentence
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        tracing::error!("a step broke off: {error}");
+        refuse("a fault of the plugin; see its log")
+    })
+}

@@ -1,0 +1,137 @@
+//! The Docker volume plugin: Docker's protocol on one side, Cobalt's API and this host's mounts
+//! on the other.
+//!
+//! It knows cobalt-api, Docker's protocol and the mount table of this host; nothing of etcd,
+//! of btrfs, or of where volumes are placed. It serves before it has reached anything else:
+//! dockerd, waiting for it while it starts, must never wait for the cluster.
+
+pub mod args;
+pub mod clock;
+pub mod driver;
+pub mod follow;
+pub mod local;
+pub mod mounts;
+pub mod notify;
+pub mod options;
+pub mod protocol;
+pub mod said;
+pub mod server;
+pub mod statefile;
+pub mod view;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cobalt_api::client::Client;
+
+use self::args::{ServiceManager, Settings};
+use self::driver::Driver;
+use self::mounts::Mounts;
+use self::server::socket::{self, Listening, SocketError};
+use self::view::View;
+
+/// Between two writings of the view's file: it is a help after a restart, no record.
+const SAVE_PAUSE: Duration = Duration::from_secs(5);
+
+/// Why the plugin cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// It cannot listen.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// Its folder of mounts cannot be prepared.
+    #[error("the folder for mounts cannot be prepared: {0}; the plugin must run as root")]
+    Mounts(#[source] io::Error),
+    /// The runtime refused the socket.
+    #[error("the socket cannot be listened on: {0}")]
+    Listen(#[source] io::Error),
+}
+
+/// Runs the plugin until `stop` ends; then finishes what runs and leaves mounts in use alone.
+///
+/// # Errors
+/// When it cannot start; nothing is left behind then.
+pub async fn run(
+    settings: Settings,
+    manager: ServiceManager,
+    stop: impl Future<Output = ()>,
+) -> Result<(), StartError> {
+    let _lock = socket::lock_state(&settings.state_dir)?;
+    let listening = match manager.socket_passed {
+        true => Listening::passed()?,
+        false => Listening::bind(&settings.socket)?,
+    };
+    let (listener, file) = listening.split();
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(StartError::Listen)?;
+    // Who connects meanwhile waits for the few moments this takes.
+    let mounts = Arc::new(Mounts::open(&settings.state_dir).map_err(StartError::Mounts)?);
+    let view = Arc::new(View::load(settings.state_dir.join("view.json")));
+    let client = Client::new(settings.api, settings.token);
+    let driver = Arc::new(Driver {
+        client: client.clone(),
+        view: Arc::clone(&view),
+        mounts: Arc::clone(&mounts),
+        run_dir: settings.run_dir,
+    });
+    let tasks = [
+        tokio::spawn(follow::follow(client, Arc::clone(&view), settings.refresh)),
+        tokio::spawn(view::keep_saved(Arc::clone(&view), SAVE_PAUSE)),
+        tokio::spawn(reconcile(Arc::clone(&mounts), Arc::clone(&view), settings.reconcile)),
+    ];
+    tell(&manager, "READY=1");
+    tracing::info!("serving on {}", settings.socket.display());
+    let stopped = async {
+        stop.await;
+        tracing::info!("stopping");
+        tell(&manager, "STOPPING=1");
+        // First of all: with the file gone dockerd looks for us again instead of being refused.
+        drop(file);
+    };
+    server::serve(listener, driver, stopped).await;
+    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    let last = tokio::task::spawn_blocking(move || {
+        if let Err(error) = view.save() {
+            tracing::warn!("the view cannot be kept on disk: {error}");
+        }
+        look(&mounts, &view);
+        mounts.close();
+    });
+    if last.await.is_err() {
+        tracing::error!("the last steps broke off");
+    }
+    Ok(())
+}
+
+/// Looks at the mounts now and every `pause`, for ever.
+async fn reconcile(mounts: Arc<Mounts>, view: Arc<View>, pause: Duration) {
+    loop {
+        let (mounts, view) = (Arc::clone(&mounts), Arc::clone(&view));
+        if let Err(error) = tokio::task::spawn_blocking(move || look(&mounts, &view)).await {
+            tracing::error!("looking at the mounts broke off: {error}");
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn look(mounts: &Mounts, view: &View) {
+    let name_of = |id: &str| {
+        let mut found = None;
+        view.each(|name, known| {
+            if &*known.id == id {
+                found = Some(name.to_owned());
+            }
+        });
+        found
+    };
+    if let Err(error) = mounts.reconcile(&name_of) {
+        tracing::warn!("the mounts cannot be looked at: {error}");
+    }
+}
+
+fn tell(manager: &ServiceManager, state: &str) {
+    let Some(socket) = &manager.notify_socket else { return };
+    if let Err(error) = notify::notify(socket, state) {
+        tracing::warn!("the service manager cannot be told {state}: {error}");
+    }
+}

@@ -1,0 +1,465 @@
+//! The volumes mounted on this host: `<state-dir>/mounts/<volume-id>`, and who holds them.
+//!
+//! Alone in the program it changes mounts. What is mounted is read from the kernel's table, who
+//! really uses it from all mount namespaces; the holders are only what dockerd said. Steps of
+//! one volume wait for each other, those of different volumes do not. All methods that name an
+//! error block on files or /proc and belong on a blocking thread.
+
+pub mod decide;
+mod holders;
+mod kernel;
+mod process;
+pub mod table;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use cobalt_api::VolumeId;
+
+pub use self::holders::Holder;
+use self::holders::{Held, Holders};
+pub use self::kernel::SourceError;
+pub use self::process::Process;
+use self::table::Mount;
+
+/// Why a volume cannot be mounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// Its data cannot be bound.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Another filesystem is mounted where the volume belongs.
+    #[error("something else is mounted at {0}; unmount it there and run it again")]
+    Occupied(String),
+    /// An older mount of it shows another directory than the pool has now.
+    #[error("containers still use an older mount of it at {0}; stop them and run it again")]
+    Stale(String),
+    /// Nobody waits for the answer any more, so the mount was taken back.
+    #[error("the caller went away while it was being mounted")]
+    Abandoned,
+    /// The kernel or the disk refused.
+    #[error("{act}")]
+    Refused {
+        /// What was tried.
+        act: String,
+        /// What came of it.
+        source: io::Error,
+    },
+}
+
+/// Who uses a volume on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Nobody.
+    Free,
+    /// So many mount namespaces.
+    Namespaces(usize),
+    /// Nobody is seen, but so many asked for it and have not let go.
+    Holders(usize),
+    /// It cannot be known.
+    Unknown,
+}
+
+/// A volume that is mounted here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountedHere {
+    /// The volume's id.
+    pub id: String,
+    /// Where; `None` when somebody holds it and it is not mounted (any more).
+    pub path: Option<String>,
+    /// The IDs of those who asked and have not let go.
+    pub holders: Vec<String>,
+}
+
+/// What to mount, where from, for whom.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// The volume's id.
+    pub id: VolumeId,
+    /// Its name.
+    pub name: String,
+    /// The pool it is in.
+    pub pool: PathBuf,
+    /// Who asks.
+    pub holder: Holder,
+}
+
+/// A way to unmount what is at a path.
+type Unmount = fn(&Path) -> io::Result<()>;
+
+/// This host's mounts.
+pub struct Mounts {
+    folder: PathBuf,
+    holders: Holders,
+    turns: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
+    /// Held while the folder is made a mount, so that it is made one only once.
+    sharing: Mutex<()>,
+}
+
+impl Mounts {
+    /// Prepares the folder and finds what is mounted in it already. Holders of what is no
+    /// longer mounted, as after a reboot, are dropped.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or the mount table cannot be read.
+    pub fn open(state_dir: &Path) -> io::Result<Mounts> {
+        let folder = state_dir.join("mounts");
+        // Passable for the users containers are mapped to, readable for nobody.
+        std::fs::DirBuilder::new().recursive(true).mode(0o711).create(&folder)?;
+        let folder = folder.canonicalize()?;
+        let holders = Holders::load(state_dir.join("holders.json"));
+        let mounts = Mounts { folder, holders, turns: Mutex::default(), sharing: Mutex::default() };
+        mounts.see()?;
+        let dropped = mounts.holders.with(|table| {
+            let before = table.len();
+            table.retain(|_, held| held.mounted);
+            before - table.len()
+        });
+        if dropped > 0 {
+            tracing::info!("{dropped} volumes are not mounted any more; their holders are dropped");
+        }
+        Ok(mounts)
+    }
+
+    /// Mounts a volume for a holder and says where. For a holder that has it already nothing
+    /// changes. When `abandoned` says so at the end, it is taken back.
+    ///
+    /// # Errors
+    /// As [`MountError`] says; nothing is left behind then.
+    pub fn mount(&self, order: &Order, abandoned: &dyn Fn() -> bool) -> Result<String, MountError> {
+        let id = order.id.to_string();
+        let turn = self.turn(&id);
+        let _turn = lock(&turn);
+        let target = self.folder.join(&id);
+        let fresh = self.ensure_mounted(&id, &order.pool, &target)?;
+        let added = self.holders.with(|table| {
+            let held = table.entry(id.clone()).or_insert_with(|| Held::new(order.name.clone()));
+            held.name.clone_from(&order.name);
+            held.mounted = true;
+            held.touch();
+            let known = held.holders.iter_mut().find(|known| known.id == order.holder.id);
+            match known {
+                // After a restart of dockerd the same ID comes from another process.
+                Some(known) => {
+                    *known = order.holder.clone();
+                    false
+                }
+                None => {
+                    held.holders.push(order.holder.clone());
+                    true
+                }
+            }
+        });
+        let outcome = match self.holders.save() {
+            Ok(()) if abandoned() => Err(MountError::Abandoned),
+            Ok(()) => Ok(target.display().to_string()),
+            Err(source) => {
+                let act = "who uses it cannot be noted on disk".to_owned();
+                Err(MountError::Refused { act, source })
+            }
+        };
+        if outcome.is_err() && added {
+            self.let_go(&id, &order.holder.id);
+        }
+        if outcome.is_ok() {
+            let Order { name, holder, .. } = order;
+            tracing::info!(volume = name, %id, holder = holder.id, fresh, "mounted");
+        }
+        outcome
+    }
+
+    /// Lets a holder go, and unmounts when nobody holds or uses the volume any more. A holder or
+    /// name that is not known is none.
+    pub fn unmount(&self, name: &str, holder: &str) {
+        let concerned = |(_, held): &(&String, &mut Held)| {
+            held.name == name || held.holders.iter().any(|known| known.id == holder)
+        };
+        let ids: Vec<String> = self
+            .holders
+            .with(|table| table.iter_mut().filter(concerned).map(|(id, _)| id.clone()).collect());
+        for id in ids {
+            let turn = self.turn(&id);
+            let _turn = lock(&turn);
+            self.let_go(&id, holder);
+        }
+    }
+
+    /// Looks at everything and unmounts what nobody holds or uses. `name_of` names volumes that
+    /// are mounted though nothing was noted of them.
+    ///
+    /// # Errors
+    /// When the mount tables cannot be read; nothing is changed then.
+    pub fn reconcile(&self, name_of: &dyn Fn(&str) -> Option<String>) -> io::Result<()> {
+        self.see()?;
+        let users = self.users()?;
+        let ids: Vec<String> = self.holders.with(|table| {
+            for (id, held) in table.iter_mut().filter(|(_, held)| held.name.is_empty()) {
+                held.name = name_of(id).unwrap_or_default();
+            }
+            table.keys().cloned().collect()
+        });
+        for id in ids {
+            let turn = self.turn(&id);
+            // A volume that is being mounted or unmounted is looked at the next time.
+            match turn.try_lock() {
+                Ok(_turn) => self.settle(&id, users.of(&id), kernel::unmount_idle),
+                Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => (),
+            }
+        }
+        lock(&self.turns).retain(|_, turn| Arc::strong_count(turn) > 1);
+        Ok(())
+    }
+
+    /// Who uses the volumes of this name; one that nobody uses is unmounted on the way.
+    pub fn free(&self, name: &str) -> Use {
+        let ids: Vec<String> = self.holders.with(|table| {
+            table.iter().filter(|(_, held)| held.name == name).map(|(id, _)| id.clone()).collect()
+        });
+        for id in ids {
+            let turn = self.turn(&id);
+            let _turn = lock(&turn);
+            let users = self.users().ok().and_then(|users| users.of(&id));
+            self.settle(&id, users, kernel::detach);
+            let holders = self.holders.with(|table| table.get(&id).map(|held| held.holders.len()));
+            match (users, holders) {
+                (None, Some(_)) => return Use::Unknown,
+                (Some(count @ 1..), _) => return Use::Namespaces(count),
+                (Some(0), Some(count)) => return Use::Holders(count),
+                (None | Some(0), None) => (),
+            }
+        }
+        Use::Free
+    }
+
+    /// What is mounted or held, by name. Returns at once.
+    pub fn here(&self) -> BTreeMap<String, MountedHere> {
+        self.holders.with(|table| {
+            table.iter().map(|(id, held)| (held.name.clone(), self.describe(id, held))).collect()
+        })
+    }
+
+    /// The volume mounted or held under this name. Returns at once.
+    pub fn named(&self, name: &str) -> Option<MountedHere> {
+        self.holders.with(|table| {
+            let (id, held) = table.iter().find(|(_, held)| held.name == name)?;
+            Some(self.describe(id, held))
+        })
+    }
+
+    /// Leaves the folder as it was found, if nothing is mounted in it.
+    pub fn close(&self) {
+        let used = self.see().is_err() || self.holders.with(|table| !table.is_empty());
+        if used {
+            tracing::info!("volumes stay mounted: they are in use");
+            return;
+        }
+        let folder = self.folder.display();
+        let taken_away = match self.present(&self.folder) {
+            Ok(Some(_)) => kernel::detach(&self.folder),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = taken_away {
+            tracing::warn!("the mount {folder} stays: {error}");
+        }
+    }
+
+    fn describe(&self, id: &str, held: &Held) -> MountedHere {
+        let path = held.mounted.then(|| self.folder.join(id).display().to_string());
+        let holders = held.holders.iter().map(|holder| holder.id.clone()).collect();
+        MountedHere { id: id.to_owned(), path, holders }
+    }
+
+    /// Mounts unless it is; whether it did.
+    fn ensure_mounted(&self, id: &str, pool: &Path, target: &Path) -> Result<bool, MountError> {
+        let refused = |act: &str| {
+            let act = format!("{act} {}", target.display());
+            move |source| MountError::Refused { act, source }
+        };
+        let present = self.present(target).map_err(refused("cannot look at"))?;
+        if let Some(present) = present {
+            let shown = target.display().to_string();
+            if table::volume_of(&present.root).as_deref() != Some(id) {
+                return Err(MountError::Occupied(shown));
+            }
+            if !is_stale(id, pool, target)? {
+                return Ok(false);
+            }
+            let idle = self.users().is_ok_and(|users| users.of(id) == Some(0));
+            if !idle {
+                return Err(MountError::Stale(shown));
+            }
+            tracing::warn!(%id, "an older mount that nobody uses is replaced");
+            kernel::detach(target).map_err(refused("cannot unmount"))?;
+        }
+        let source = kernel::source(pool, id)?;
+        self.share_folder().map_err(refused("cannot prepare the folder of"))?;
+        match std::fs::DirBuilder::new().mode(0o700).create(target) {
+            Ok(()) => (),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
+            Err(error) => return Err(refused("cannot make the folder")(error)),
+        }
+        kernel::bind(&source, target).map_err(refused("cannot mount it at"))?;
+        Ok(true)
+    }
+
+    /// Makes the folder a shared mount of its own before the first volume is mounted in it.
+    fn share_folder(&self) -> io::Result<()> {
+        let _sharing = lock(&self.sharing);
+        match self.present(&self.folder)? {
+            Some(_) => Ok(()),
+            None => kernel::bind_to_itself(&self.folder),
+        }
+    }
+
+    /// Drops one holder and unmounts if that was the last use. The volume's turn is held.
+    fn let_go(&self, id: &str, holder: &str) {
+        let left = self.holders.with(|table| {
+            let held = table.get_mut(id)?;
+            let before = held.holders.len();
+            held.holders.retain(|known| known.id != holder);
+            held.touch();
+            Some((before != held.holders.len(), held.holders.len()))
+        });
+        let Some((changed, left)) = left else { return };
+        tracing::info!(%id, holder, known = changed, left, "let go");
+        if changed {
+            self.note();
+        }
+        if left > 0 {
+            return;
+        }
+        match self.users() {
+            Ok(users) => self.settle(id, users.of(id), kernel::detach),
+            Err(error) => tracing::warn!(%id, "it stays mounted: {error}"),
+        }
+    }
+
+    /// Decides about one volume and acts, unmounting by `unmount`: where nobody said that the
+    /// use has ended, files that dockerd has open are a use too. The volume's turn is held.
+    fn settle(&self, id: &str, users: Option<usize>, unmount: Unmount) {
+        let decision = self.holders.with(|table| {
+            let held = table.get_mut(id)?;
+            let seen = held.seen(users);
+            let decision = decide::decide(&seen);
+            held.holders.retain(|holder| !decision.drop.contains(&holder.id));
+            Some(decision)
+        });
+        let Some(decision) = decision else { return };
+        for holder in &decision.drop {
+            tracing::info!(%id, holder, "a holder is dropped: nobody uses the volume for it");
+        }
+        // Between the look and now a container may have been started and `docker cp` have ended.
+        let still_unused = || self.users().is_ok_and(|users| users.of(id) == Some(0));
+        if decision.unmount && still_unused() {
+            self.take_away(id, unmount);
+        }
+        let done = |held: &mut Held| !held.mounted && held.holders.is_empty();
+        let gone = self.holders.with(|table| match table.get_mut(id).is_some_and(done) {
+            true => table.remove(id).is_some(),
+            false => false,
+        });
+        if gone || !decision.drop.is_empty() {
+            self.note();
+        }
+    }
+
+    fn take_away(&self, id: &str, unmount: Unmount) {
+        /// More layers than anybody stacks.
+        const LAYERS: usize = 16;
+        let target = self.folder.join(id);
+        for _ in 0..LAYERS {
+            match self.present(&target) {
+                Ok(Some(mount)) if table::volume_of(&mount.root).as_deref() == Some(id) => (),
+                Ok(Some(_)) => {
+                    tracing::warn!(%id, "not unmounted: something else is mounted on top of it");
+                    return;
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::warn!(%id, "not unmounted: {error}");
+                    return;
+                }
+            }
+            if let Err(error) = unmount(&target) {
+                tracing::warn!(%id, "cannot unmount: {error}");
+                return;
+            }
+        }
+        self.holders.with(|table| {
+            if let Some(held) = table.get_mut(id) {
+                held.mounted = false;
+            }
+        });
+        tracing::info!(%id, "unmounted");
+        if let Err(error) = std::fs::remove_dir(&target) {
+            tracing::warn!(%id, "the folder it was mounted on stays: {error}");
+        }
+    }
+
+    /// Writes the holders where a failure changes nothing for the caller: what the file has too
+    /// much is dropped again once it is seen to be unused.
+    fn note(&self) {
+        if let Err(error) = self.holders.save() {
+            tracing::warn!("who uses which volume cannot be noted on disk: {error}");
+        }
+    }
+
+    /// Brings the table in line with what is mounted.
+    fn see(&self) -> io::Result<()> {
+        let mounts = table::own()?;
+        let ours = |mount: &Mount| {
+            let id = mount.point.strip_prefix(&self.folder).ok()?.to_str()?;
+            (table::volume_of(&mount.root).as_deref() == Some(id)).then(|| id.to_owned())
+        };
+        let mounted: BTreeSet<String> = mounts.iter().filter_map(ours).collect();
+        self.holders.with(|table| {
+            for (id, held) in table.iter_mut() {
+                held.mounted = mounted.contains(id);
+            }
+            for id in mounted {
+                table.entry(id).or_insert_with(Held::found);
+            }
+        });
+        Ok(())
+    }
+
+    fn users(&self) -> io::Result<table::Users> {
+        let senders = self.holders.with(|table| {
+            let holders = table.values().flat_map(|held| &held.holders);
+            holders.filter_map(|holder| holder.sender.as_ref().map(|sender| sender.pid)).collect()
+        });
+        table::users(&senders)
+    }
+
+    /// The uppermost mount at `target`.
+    fn present(&self, target: &Path) -> io::Result<Option<Mount>> {
+        Ok(table::own()?.into_iter().rfind(|mount| mount.point == target))
+    }
+
+    fn turn(&self, id: &str) -> Arc<Mutex<()>> {
+        Arc::clone(lock(&self.turns).entry(id.to_owned()).or_default())
+    }
+}
+
+/// Whether the mount at `target` shows another directory than the pool has now. A pool that was
+/// unmounted under a mount does not make the mount stale: the data is still the volume's.
+fn is_stale(id: &str, pool: &Path, target: &Path) -> Result<bool, MountError> {
+    let source = match kernel::source(pool, id) {
+        Ok(source) => source,
+        Err(SourceError::NoPool(_)) => return Ok(false),
+        Err(
+            error @ (SourceError::Missing(_)
+            | SourceError::NotASubvolume(_)
+            | SourceError::Open { .. }),
+        ) => return Err(error.into()),
+    };
+    Ok(kernel::place(target).map_or(true, |seen| seen != source.place))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,75 @@
+//! A whole Cobalt on one machine, as `make up` starts it: standalone daemon, plugin, dockerd.
+
+use std::path::PathBuf;
+
+use crate::cobalt::{Daemon, Setup};
+use crate::docker::{Dockerd, Plugin};
+use crate::world::World;
+
+/// Its parts, in the order in which they are ended.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Real, of the distribution.
+    pub dockerd: Dockerd,
+    /// Beside it.
+    pub plugin: Plugin,
+    /// With its own etcd and its pool in a loop file.
+    pub daemon: Daemon,
+    /// All of them run in it.
+    pub world: World,
+}
+
+/// Gives `test` a whole Cobalt, and clears it away afterwards.
+///
+/// # Panics
+/// When some part does not start.
+pub fn with_cluster(test: impl FnOnce(&mut Cluster)) {
+    let world = World::new();
+    let daemon = Setup::standalone(&world).start(&world);
+    let plugin = Plugin::start(&world, &daemon);
+    let dockerd = Dockerd::start(&world);
+    test(&mut Cluster { dockerd, plugin, daemon, world });
+}
+
+/// A fresh btrfs in a loop file, to be mounted at will.
+#[derive(Debug)]
+pub struct Disc {
+    world: World,
+    file: PathBuf,
+    /// Where [`Disc::mount`] mounts it.
+    pub at: PathBuf,
+}
+
+impl Disc {
+    /// Makes the file system and the folder `pool` to mount it at; several share that folder.
+    ///
+    /// # Panics
+    /// Without btrfs-progs.
+    pub fn new(world: &World, name: &str) -> Disc {
+        let file = world.folder().join(format!("{name}.img"));
+        let at = world.folder().join("pool");
+        let path = file.to_string_lossy();
+        world.run("truncate", &["-s", "1G", &path]);
+        world.run("mkfs.btrfs", &["-q", &path]);
+        std::fs::create_dir_all(&at).expect("a folder to mount it at");
+        let world = world.clone();
+        Disc { world, file, at }
+    }
+
+    /// Mounts it, inside.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn mount(&self) {
+        let (file, at) = (self.file.to_string_lossy(), self.at.to_string_lossy());
+        self.world.run("mount", &["-o", "loop", &file, &at]);
+    }
+
+    /// Unmounts it.
+    ///
+    /// # Panics
+    /// While it is in use.
+    pub fn unmount(&self) {
+        self.world.run("umount", &[&self.at.to_string_lossy()]);
+    }
+}

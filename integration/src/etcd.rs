@@ -1,0 +1,204 @@
+//! A real etcd, and a look into any etcd past our own programs: through its JSON gateway.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::http::{Address, request};
+use crate::process::Process;
+use crate::wait::{eventually, poll};
+use crate::world::World;
+
+const LIMIT: Duration = Duration::from_secs(5);
+/// "All keys" of a range: a zero byte, in base64.
+const ALL: &str = "AA==";
+
+/// An etcd of one member, on ports and data that stay over its restarts.
+#[derive(Debug)]
+pub struct Etcd {
+    /// To stop and freeze it.
+    pub process: Process,
+    world: World,
+    data: PathBuf,
+    client: u16,
+    peer: u16,
+}
+
+impl Etcd {
+    /// Starts it and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn start(world: &World) -> Etcd {
+        Etcd::with_data(world, "etcd")
+    }
+
+    /// Another one, which knows nothing of what was in the first.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_empty(world: &World) -> Etcd {
+        Etcd::with_data(world, "etcd-empty")
+    }
+
+    fn with_data(world: &World, folder: &str) -> Etcd {
+        let data = world.folder().join(folder);
+        let (client, peer) = (free_port(), free_port());
+        let process = spawn(world, &data, client, peer);
+        let etcd = Etcd { process, world: world.clone(), data, client, peer };
+        etcd.wait_until_healthy();
+        etcd
+    }
+
+    /// For `--etcd`.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.client)
+    }
+
+    /// To look into it.
+    pub fn eye(&self) -> Eye {
+        Eye(Address::Tcp(self.client))
+    }
+
+    /// Ends it in the middle of whatever it does.
+    pub fn kill9(&mut self) {
+        self.process.kill9();
+    }
+
+    /// Starts it again on the same data and ports, and waits until it answers.
+    pub fn restart(&mut self) {
+        self.process.kill9();
+        self.process = spawn(&self.world, &self.data, self.client, self.peer);
+        self.wait_until_healthy();
+    }
+
+    fn wait_until_healthy(&self) {
+        let eye = self.eye();
+        eventually("etcd answers", Duration::from_secs(20), || eye.revision().is_some());
+    }
+}
+
+fn spawn(world: &World, data: &std::path::Path, client: u16, peer: u16) -> Process {
+    let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+    let mut command = world.command("etcd");
+    command
+        .args(["--name", "test", "--data-dir"])
+        .arg(data)
+        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+        .args(["--initial-cluster", &format!("test={peer}")]);
+    Process::start(world, "etcd", command)
+}
+
+/// A port nobody listens on now.
+///
+/// # Panics
+/// When the machine has none.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("a bound socket has an address").port()
+}
+
+/// Looks into an etcd, past our own programs.
+#[derive(Clone, Debug)]
+pub struct Eye(Address);
+
+impl Eye {
+    /// Looks into the etcd at a URL such as `http://127.0.0.1:2379`.
+    ///
+    /// # Panics
+    /// When that is no such URL.
+    pub fn at(url: &str) -> Eye {
+        let port = url.trim().rsplit(':').next().and_then(|port| port.parse().ok());
+        Eye(Address::Tcp(port.unwrap_or_else(|| panic!("{url:?} names no port"))))
+    }
+
+    /// Every key with the revision it was last changed at, values aside.
+    ///
+    /// # Panics
+    /// When etcd does not answer.
+    pub fn keys(&self) -> BTreeMap<String, i64> {
+        let question = json!({ "key": ALL, "range_end": ALL, "keys_only": true });
+        let answer = poll(LIMIT, || self.ask("/v3/kv/range", &question));
+        let answer = answer.expect("etcd answers");
+        let kvs = answer["kvs"].as_array().cloned().unwrap_or_default();
+        let entry = |kv: &Value| {
+            let key = unbase64(kv["key"].as_str().unwrap_or_default());
+            (key, number(&kv["mod_revision"]))
+        };
+        kvs.iter().map(entry).collect()
+    }
+
+    /// The keys that tell of volumes and tokens: those that change without anybody asking, such
+    /// as beats and the election, are left out.
+    pub fn wishes(&self) -> BTreeMap<String, i64> {
+        let lasting =
+            |key: &String| ["/volume", "/name", "/token"].iter().any(|part| key.contains(part));
+        self.keys().into_iter().filter(|(key, _)| lasting(key)).collect()
+    }
+
+    /// The revision etcd is at; `None` when it does not answer.
+    pub fn revision(&self) -> Option<i64> {
+        let question = json!({ "key": "YQ==", "count_only": true });
+        Some(number(&self.ask("/v3/kv/range", &question)?["header"]["revision"]))
+    }
+
+    /// Forgets the history up to now, so that watches that lag break.
+    ///
+    /// # Panics
+    /// When etcd refuses.
+    pub fn compact(&self) {
+        let revision = self.revision().expect("etcd answers");
+        let question = json!({ "revision": revision.to_string(), "physical": true });
+        assert!(self.ask("/v3/kv/compaction", &question).is_some(), "etcd refused to compact");
+    }
+
+    fn ask(&self, path: &str, question: &Value) -> Option<Value> {
+        let body = question.to_string();
+        let reply = request(&self.0, "POST", path, &[], body.as_bytes(), LIMIT).ok()?;
+        (reply.status == 200).then(|| reply.json())
+    }
+}
+
+/// The gateway writes 64-bit numbers as texts.
+fn number(value: &Value) -> i64 {
+    value.as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+fn unbase64(text: &str) -> String {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut bytes = Vec::new();
+    let (mut held, mut bits) = (0_u32, 0);
+    for digit in text.bytes().filter_map(|b| DIGITS.iter().position(|&d| d == b)) {
+        held = (held << 6) | u32::try_from(digit).expect("a digit is below 64");
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            bytes.push(u8::try_from((held >> bits) & 0xff).expect("eight bits"));
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_out_of_base64_as_they_went_in() {
+        assert_eq!(unbase64("L2NvYmFsdC9h"), "/cobalt/a");
+        assert_eq!(unbase64("YQ=="), "a");
+    }
+
+    #[test]
+    fn an_etcd_killed_and_started_again_has_kept_its_revision() {
+        let world = World::new();
+        let mut etcd = Etcd::start(&world);
+        let before = etcd.eye().revision();
+        etcd.restart();
+        assert_eq!(etcd.eye().revision(), before);
+        assert!(etcd.eye().keys().is_empty());
+    }
+}

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Everything: what is missing is installed, then check.sh's part, the rules on dependencies, and
+# the tests on a real etcd, btrfs and dockerd. Needs root. Ends in one line with the total.
+set -uo pipefail
+
+# shellcheck source=scripts/test-lib.sh
+. "$(dirname "$0")/test-lib.sh"
+
+deny() {
+    local tool=$ROOT/target/tools/bin/cargo-deny
+    if command -v cargo-deny >/dev/null 2>&1; then
+        tool=$(command -v cargo-deny)
+    elif [ ! -x "$tool" ]; then
+        check cargo install --locked --quiet --root target/tools cargo-deny || return
+    fi
+    check "$tool" --log-level error check --hide-inclusion-graph bans licenses sources
+}
+
+# The daemon with failpoints goes into a folder of its own: the next ordinary build of the
+# workspace writes over target/debug.
+integration() {
+    local bin=$ROOT/target/integration
+    check cargo build --locked -p cobaltd --features failpoints -p cobalt-docker-plugin || return
+    mkdir -p "$bin"
+    cp -f target/debug/cobaltd target/debug/cobalt target/debug/cobalt-docker-plugin "$bin/"
+    # They share loop devices, two processors and the disk: a few at a time are fastest.
+    tests env COBALT_BIN_DIR="$bin" cargo test --locked -p cobalt-integration --no-fail-fast \
+        -- --test-threads 2
+}
+
+[ "$(id -u)" = 0 ] || {
+    echo "the tests mount file systems and start daemons: run them as root (make check needs no root)" >&2
+    exit 1
+}
+case ${1:-all} in
+all)
+    check "$ROOT/scripts/deps.sh"
+    quick
+    deny
+    integration
+    ;;
+integration) integration ;;
+*)
+    echo "usage: $0 [all|integration]" >&2
+    exit 2
+    ;;
+esac
+finish
