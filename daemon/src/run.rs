@@ -1,11 +1,12 @@
 //! One process of `cobaltd`: builds the components that were asked for and runs them until
 //! told to stop. The one place that sees every room.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cobalt_host::kernel;
+use cobalt_store::kv::LeaseId;
 use cobalt_store::{Etcd, EtcdOptions, Follower, Kv, Session, SessionOptions, Store};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -34,6 +35,9 @@ pub struct Config {
     pub components: Vec<Component>,
     /// The pool, and whether Cobalt made it itself. Needed by the Agent.
     pub pool: Option<(PathBuf, bool)>,
+    /// Where the number of our lease is kept, in a folder that no two processes share: the next
+    /// process ends the lease of one that was killed, and need not wait for its end.
+    pub lease_file: Option<PathBuf>,
 }
 
 /// Runs until a signal to stop, or until a component ends by itself.
@@ -45,6 +49,9 @@ pub async fn run(config: Config) -> Result<(), String> {
     let etcd = Etcd::new(config.etcd.clone()).map_err(|error| error.to_string())?;
     let store = Store::new(Kv::Etcd(etcd), &config.common.cluster);
     let ttl = Duration::from_secs(config.common.lease_ttl_secs);
+    if let Some(file) = &config.lease_file {
+        end_predecessors_lease(&store, file).await;
+    }
     let session = Session::start(&store, SessionOptions { ttl });
     let follower = {
         let session = session.clone();
@@ -87,6 +94,15 @@ type Running = JoinSet<Result<(), String>>;
 
 impl Parts {
     async fn start(&self, running: &mut Running) -> Result<(), String> {
+        if let Some(file) = self.config.lease_file.clone() {
+            let (session, stop) = (self.session.clone(), self.stop.clone());
+            running.spawn(async move {
+                tokio::select! {
+                    never = keep_lease_file(&session, &file) => match never {},
+                    () = stop.requested() => Ok(()),
+                }
+            });
+        }
         if self.runs(Component::Api) {
             self.start_api(running).await?;
         }
@@ -122,9 +138,9 @@ impl Parts {
             ..ApiOptions::default()
         };
         let api = Api::new(self.store.clone(), self.follower.clone(), options);
-        let unix = http::bind_unix(&common.socket).await.map_err(|error| {
-            format!("cannot listen on {}: {error}", common.socket.display())
-        })?;
+        let unix = http::bind_unix(&common.socket)
+            .await
+            .map_err(|error| format!("cannot listen on {}: {error}", common.socket.display()))?;
         tracing::info!(socket = %common.socket.display(), "API listens");
         let mut listeners = vec![Listener::Unix(unix)];
         if let Some(address) = common.listen.0 {
@@ -189,6 +205,24 @@ impl Parts {
             Ok(())
         });
         Ok(())
+    }
+}
+
+async fn end_predecessors_lease(store: &Store, file: &Path) {
+    let number = std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok());
+    let Some(lease) = number.map(LeaseId) else { return };
+    if let Err(error) = store.end_lease(lease).await {
+        tracing::warn!(%error, "the lease of the process before us ends only in its time");
+    }
+}
+
+async fn keep_lease_file(session: &Session, file: &Path) -> std::convert::Infallible {
+    loop {
+        let lease = session.granted().await;
+        if let Err(error) = std::fs::write(file, format!("{}\n", lease.0)) {
+            tracing::warn!(%error, file = %file.display(), "our lease could not be noted");
+        }
+        session.lost(lease).await;
     }
 }
 

@@ -76,6 +76,11 @@ impl Ground {
         self.etcd.client_url()
     }
 
+    /// Where the number of our lease may be kept.
+    pub fn lease_file(&self) -> PathBuf {
+        self.endpoint_file.with_file_name("lease")
+    }
+
     /// Where the pool is mounted, and whether it is of our own making.
     pub fn pool(&self) -> (PathBuf, bool) {
         (self.pool_path.clone(), self.pool.is_some())

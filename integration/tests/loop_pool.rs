@@ -43,13 +43,25 @@ fn what_is_in_a_pool_is_there_at_the_next_start() {
 }
 
 #[test]
-fn a_pool_that_is_mounted_already_is_taken_and_left_as_it_is() {
+fn a_pool_that_somebody_else_mounted_is_taken_and_left_as_it_is() {
     let state = State::new();
-    let first = state.ensure().unwrap();
     state.ensure().unwrap().release().unwrap();
-    assert!(fs::read_dir(first.path()).is_ok());
-    assert_eq!(state.devices(), 1);
-    first.release().unwrap();
+    let (image, mountpoint) = (state.image(), state.mountpoint());
+    run("mount", &[Path::new("-o"), Path::new("loop"), &image, &mountpoint]);
+    let pool = state.ensure().unwrap();
+    let path = pool.path().to_owned();
+    pool.release().unwrap();
+    assert_eq!(state.devices(), 1, "it stays mounted");
+    run("umount", &[path]);
+    assert_eq!(state.devices(), 0);
+}
+
+#[test]
+fn a_pool_that_a_killed_process_left_mounted_is_unmounted_by_the_next() {
+    let state = State::new();
+    // What a killed process leaves: the mount, and nobody to release it.
+    std::mem::forget(state.ensure().unwrap());
+    state.ensure().unwrap().release().unwrap();
     assert_eq!(state.devices(), 0);
 }
 
@@ -123,7 +135,7 @@ fn two_starts_at_once_share_one_pool() {
     let pools: Vec<LoopPool> = starts.into_iter().map(|start| start.join().unwrap()).collect();
     assert_eq!(pools.iter().filter(|pool| pool.is_fresh()).count(), 1);
     assert_eq!(state.devices(), 1);
-    // Those that only took it leave it; the one that mounted it takes it away.
+    // The first release takes it away, and the others find it gone.
     pools.into_iter().for_each(|pool| pool.release().unwrap());
     assert_eq!(state.devices(), 0);
 }

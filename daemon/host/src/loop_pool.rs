@@ -34,12 +34,14 @@ pub struct LoopPool {
     mountpoint: PathBuf,
     /// What we attached or found attached, when we mounted it.
     mounted: Option<PathBuf>,
+    /// Holds the boot in which we mounted it, so that a later process knows that it may unmount.
+    mark: PathBuf,
     fresh: bool,
 }
 
 impl LoopPool {
     /// Makes the image if there is none, attaches it with direct I/O, and mounts it with
-    /// `noatime,nosuid,nodev`. What is mounted already is taken as it is. A crash within is
+    /// `noatime,nosuid,nodev`. What others mounted there is taken as it is. A crash within is
     /// healed by the next call.
     ///
     /// A new image has its `size` allocated on the disk; an existing one keeps its own.
@@ -59,18 +61,23 @@ impl LoopPool {
         let file = open_image(image)?;
         let mountpoint = prepare_mountpoint(mountpoint)?;
         let act = || format!("cannot mount {} at {}", image.display(), mountpoint.display());
+        let mark = beside(image, ".mounted");
         if let Some(kind) = kernel::mounted_at(&mountpoint).map_err(refused(act()))? {
             check_mounted(&file, image, &mountpoint, &kind)?;
-            return Ok(LoopPool { mountpoint, mounted: None, fresh });
+            // An earlier process of ours that was killed, or could not unmount it, left it.
+            let ours = fs::read_to_string(&mark).ok() == Some(kernel::boot_id()?);
+            let mounted = if ours { attached(&file)? } else { None };
+            return Ok(LoopPool { mountpoint, mounted, mark, fresh });
         }
         let device = match attached(&file)? {
             Some(device) => device,
             None => attach(image)?,
         };
+        fs::write(&mark, kernel::boot_id()?).map_err(refused(act()))?;
         let flags = MsFlags::MS_NOATIME | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
         mount(Some(&device), &mountpoint, Some("btrfs"), flags, None::<&str>)
             .map_err(refused(act()))?;
-        Ok(LoopPool { mountpoint, mounted: Some(device), fresh })
+        Ok(LoopPool { mountpoint, mounted: Some(device), mark, fresh })
     }
 
     /// Where it is mounted.
@@ -91,10 +98,16 @@ impl LoopPool {
     pub fn release(mut self) -> Result<(), HostError> {
         let Some(device) = self.mounted.take() else { return Ok(()) };
         let path = self.mountpoint.display();
+        let look = kernel::mounted_at(&self.mountpoint);
+        if look.map_err(refused(format!("cannot look at {path}")))?.is_none() {
+            return Ok(());
+        }
         umount2(&self.mountpoint, MntFlags::UMOUNT_NOFOLLOW)
             .map_err(refused(format!("cannot unmount the pool at {path}")))?;
         let act = format!("cannot detach {}", device.display());
         LOSETUP.run(&act, &[OsStr::new("--detach"), device.as_os_str()], TOOL_LIMIT)?;
+        // A mark that stays says nothing once nothing is mounted.
+        let _: io::Result<()> = fs::remove_file(&self.mark);
         Ok(())
     }
 }

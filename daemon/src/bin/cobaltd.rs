@@ -1,5 +1,6 @@
 //! `cobaltd`: reads its arguments and runs.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -31,6 +32,7 @@ fn program(arguments: Arguments) -> Result<(), String> {
                 common: arguments.common,
                 components: arguments.components,
                 pool: arguments.pool.map(|pool| (pool, false)),
+                lease_file: None,
             })
         }
     }
@@ -49,6 +51,7 @@ fn run_standalone(arguments: StandaloneArguments) -> Result<(), String> {
         etcd,
         components: vec![Component::Api, Component::Engine, Component::Agent],
         pool: Some(ground.pool()),
+        lease_file: Some(ground.lease_file()),
     });
     ground.leave();
     outcome
@@ -73,7 +76,10 @@ fn give_up_rights(agent: bool) {
 
 fn log_to_stderr(common: &CommonArguments) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match common.log_format {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().init(),

@@ -1,6 +1,8 @@
 //! `DELETE /v1/volumes/{name}`: a volume and its data go. It writes the order; the node that has
 //! the data carries it out. Asking again while it goes is no fault.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -26,7 +28,7 @@ enum Ordered {
     /// Nothing was made for it: the record is gone.
     Gone,
     /// Its node has to remove it first.
-    Going(Stored<Volume>),
+    Going(Stored<Arc<Volume>>),
 }
 
 /// Delete a volume and its data
@@ -60,7 +62,7 @@ pub(super) async fn delete_volume(
     let id: VolumeId = stored.value.id;
     let Some(mut patience) = patience else {
         api.settle(stored.revision).await;
-        let volume = api.shown(&shared(stored.value, stored.revision));
+        let volume = api.shown(&stored);
         return Ok((StatusCode::ACCEPTED, Json(volume)).into_response());
     };
     api.wait_shown(stored.revision, (id, &name), &mut patience).await?;
@@ -83,7 +85,7 @@ impl Api {
                 return Err(moved(name, wanted, stored.revision));
             }
             if let Phase::Deleting { .. } = stored.value.phase {
-                return Ok(Ordered::Going(stored));
+                return Ok(Ordered::Going(shared(stored.value, stored.revision)));
             }
             let saved = match stored.value.clone().delete() {
                 None => match self.tell(&act, self.store.withdraw_wish(&stored)).await? {
@@ -96,7 +98,7 @@ impl Api {
                 Some(volume) => {
                     let change = Change { volume, read_at: stored.revision };
                     match self.tell(&act, self.store.save_wish(&change)).await? {
-                        Saved::Done(revision) => Some(Stored { value: change.volume, revision }),
+                        Saved::Done(revision) => Some(shared(change.volume, revision)),
                         Saved::Moved => None,
                     }
                 }

@@ -148,6 +148,14 @@ impl Store {
         }
     }
 
+    /// Ends the lease of a process that is known to be gone, so that nobody waits for its end.
+    ///
+    /// # Errors
+    /// When etcd does not answer.
+    pub async fn end_lease(&self, lease: LeaseId) -> Result<(), StoreError> {
+        Ok(self.kv.revoke(lease).await?)
+    }
+
     /// Tries to become the leader with a lease. `None` while another one leads.
     ///
     /// # Errors
