@@ -33,7 +33,7 @@ impl Setup {
     pub fn standalone(world: &World) -> Setup {
         let folder = world.folder().join("state");
         let arguments =
-            ["standalone", "--state-dir", &folder.to_string_lossy(), "--pool-size", "1G"]
+            ["standalone", "--state-dir", &folder.to_string_lossy(), "--pool-size", "2G"]
                 .map(str::to_owned)
                 .to_vec();
         let pool = folder.join("pool");
