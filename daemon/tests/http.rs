@@ -1,6 +1,8 @@
 //! The REST API as its callers see it: a real server on a unix socket and on loopback, over a
 //! store in memory, with a small loop that plays Engine and Agent where volumes get ready.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 #[path = "http/doors.rs"]
 mod doors;
 #[path = "http/input.rs"]

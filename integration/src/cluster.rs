@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use crate::cobalt::{Daemon, Setup};
-use crate::docker::{Dockerd, Plugin};
+use crate::docker::{Dockerd, PLUGIN_SOCKET, Plugin, PluginSetup};
+use crate::recorder::Recorder;
 use crate::world::World;
 
 /// Its parts, in the order in which they are ended.
@@ -29,6 +30,20 @@ pub fn with_cluster(test: impl FnOnce(&mut Cluster)) {
     let plugin = Plugin::start(&world, &daemon);
     let dockerd = Dockerd::start(&world);
     test(&mut Cluster { dockerd, plugin, daemon, world });
+}
+
+/// The same with every call between dockerd and the plugin on record.
+///
+/// # Panics
+/// When some part does not start.
+pub fn with_recorded_cluster(test: impl FnOnce(&mut Cluster, &Recorder)) {
+    let world = World::new();
+    let daemon = Setup::standalone(&world).start(&world);
+    let behind = "/run/cobalt-plugin.sock";
+    let plugin = PluginSetup::new(&world, &daemon).on(behind).start(&world);
+    let recorder = Recorder::start(&world.outside(PLUGIN_SOCKET), &world.outside(behind));
+    let dockerd = Dockerd::start(&world);
+    test(&mut Cluster { dockerd, plugin, daemon, world }, &recorder);
 }
 
 /// A fresh btrfs in a loop file, to be mounted at will.

@@ -1,47 +1,19 @@
-//! A dockerd of the test's own, and our plugin beside it in the same mount namespace.
+//! A dockerd of the test's own; our plugin runs beside it in the same mount namespace.
 
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use crate::binaries::{binary, root};
-use crate::cobalt::Daemon;
+use crate::binaries::root;
 use crate::process::Process;
 use crate::wait::eventually;
 use crate::world::{World, text};
 
-/// Where dockerd looks for the plugin; inside, so nobody else's is there.
-pub const PLUGIN_SOCKET: &str = "/run/docker/plugins/cobalt.sock";
+pub use crate::plugin::{PLUGIN_SOCKET, Plugin, PluginSetup};
+
 const DOCKER_SOCKET: &str = "/run/docker.sock";
+const PID_FILE: &str = "/run/docker.pid";
 /// The image containers are made of.
 pub const IMAGE: &str = "busybox";
-
-/// The running plugin.
-#[derive(Debug)]
-pub struct Plugin {
-    /// To stop and freeze it.
-    pub process: Process,
-}
-
-impl Plugin {
-    /// Starts it for a daemon on the same machine and waits until it listens.
-    ///
-    /// # Panics
-    /// When it does not.
-    pub fn start(world: &World, daemon: &Daemon) -> Plugin {
-        let mut command = world.command(binary("cobalt-docker-plugin"));
-        command
-            .args(["--api", &format!("unix://{}", daemon.socket_inside())])
-            .args(["--socket", PLUGIN_SOCKET, "--run-dir", &daemon.run_dir(), "--state-dir"])
-            .arg(world.folder().join("plugin"));
-        let mut process = Process::start(world, "plugin", command);
-        let socket = world.outside(PLUGIN_SOCKET);
-        eventually("the plugin listens", Duration::from_secs(20), || {
-            assert!(process.is_alive(), "the plugin ended before it listened");
-            std::os::unix::net::UnixStream::connect(&socket).is_ok()
-        });
-        Plugin { process }
-    }
-}
 
 /// The running dockerd, with one image.
 #[derive(Debug)]
@@ -57,26 +29,43 @@ impl Dockerd {
     /// # Panics
     /// When it does not answer.
     pub fn start(world: &World) -> Dockerd {
+        Dockerd::start_with(world, "{}")
+    }
+
+    /// The same with this daemon.json.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn start_with(world: &World, config: &str) -> Dockerd {
         let folder = world.folder().join("docker");
         std::fs::create_dir(&folder).expect("a folder for dockerd");
-        let config = folder.join("daemon.json");
-        std::fs::write(&config, "{}").expect("a configuration that says nothing");
-        let namespace = folder.parent().and_then(|parent| parent.file_name());
-        let namespace = namespace.expect("the world's folder has a name").to_string_lossy();
-        let mut command = world.command("dockerd");
-        command.arg("--config-file").arg(&config);
-        command.arg("--data-root").arg(folder.join("data"));
-        command
-            .args(["--exec-root", "/run/docker-exec", "--pidfile", "/run/docker.pid"])
-            .args(["--host", &format!("unix://{DOCKER_SOCKET}"), "--storage-driver", "vfs"])
-            .args(["--containerd-namespace", &namespace])
-            .args(["--containerd-plugins-namespace", &format!("{namespace}-plugins")])
-            .args(["--bridge=none", "--iptables=false", "--ip-masq=false"]);
-        let process = Process::start(world, "dockerd", command);
+        std::fs::write(folder.join("daemon.json"), config).expect("its configuration");
+        let process = launch(world);
         let mut dockerd = Dockerd { process, world: world.clone() };
         dockerd.wait_until_ready();
         dockerd.import_busybox();
         dockerd
+    }
+
+    /// Starts it again on what it keeps and waits until it answers; one that still runs is
+    /// killed first, in the middle of whatever it does.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn start_again(&mut self) {
+        if self.process.is_alive() {
+            self.process.kill9();
+        }
+        // A dockerd that was killed leaves this behind, and its number may mean another by now.
+        let _ = std::fs::remove_file(self.world.outside(PID_FILE));
+        let fresh = launch(&self.world);
+        drop(std::mem::replace(&mut self.process, fresh));
+        self.wait_until_ready();
+    }
+
+    /// Its socket, from outside, for other clients.
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.world.outside(DOCKER_SOCKET).display())
     }
 
     fn wait_until_ready(&mut self) {
@@ -104,9 +93,8 @@ impl Dockerd {
     /// # Panics
     /// When it cannot be started.
     pub fn docker(&self, arguments: &[&str]) -> Output {
-        let host = format!("unix://{}", self.world.outside(DOCKER_SOCKET).display());
         Command::new("timeout")
-            .args(["150", "docker", "--host", &host])
+            .args(["150", "docker", "--host", &self.host()])
             .args(arguments)
             .stdin(std::process::Stdio::null())
             .output()
@@ -143,6 +131,33 @@ impl Dockerd {
         let mount = format!("{volume}:/data");
         self.must(&["run", "--rm", "-v", &mount, IMAGE, "sh", "-c", script])
     }
+
+    /// Starts a container called `name` that has `volume` at /data and does nothing until it is
+    /// stopped, which is quick.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn keep_running(&self, name: &str, volume: &str) {
+        let mount = format!("{volume}:/data");
+        let run = ["run", "-d", "--stop-timeout", "1", "--name", name, "-v", &mount, IMAGE];
+        self.must(&[&run[..], &["sleep", "1000"]].concat());
+    }
+}
+
+fn launch(world: &World) -> Process {
+    let folder = world.folder().join("docker");
+    let namespace = world.folder().file_name();
+    let namespace = namespace.expect("the world's folder has a name").to_string_lossy();
+    let mut command = world.command("dockerd");
+    command.arg("--config-file").arg(folder.join("daemon.json"));
+    command.arg("--data-root").arg(folder.join("data"));
+    command
+        .args(["--exec-root", "/run/docker-exec", "--pidfile", PID_FILE])
+        .args(["--host", &format!("unix://{DOCKER_SOCKET}"), "--storage-driver", "vfs"])
+        .args(["--containerd-namespace", &namespace])
+        .args(["--containerd-plugins-namespace", &format!("{namespace}-plugins")])
+        .args(["--bridge=none", "--iptables=false", "--ip-masq=false"]);
+    Process::start(world, "dockerd", command)
 }
 
 #[cfg(test)]

@@ -15,6 +15,8 @@ pub mod docker;
 pub mod etcd;
 pub mod http;
 pub mod loopfs;
+pub mod plugin;
 pub mod process;
+pub mod recorder;
 pub mod wait;
 pub mod world;

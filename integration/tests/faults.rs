@@ -97,6 +97,7 @@ fn has_size(daemon: &Daemon, name: &str, mib: u64) -> bool {
 /// A subvolume that no record knows, with a file in it, where a careless daemon would look.
 fn seed_stranger(world: &World, daemon: &Daemon) {
     let pool = daemon.state_dir().join("pool");
+    eventually("the pool is laid out", SOON, || daemon.pool().join("volumes").exists());
     for place in ["volumes/stranger", "stranger"] {
         let path = pool.join(place);
         world.run("btrfs", &["-q", "subvolume", "create", &path.to_string_lossy()]);

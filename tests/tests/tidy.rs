@@ -24,11 +24,10 @@ const ROOMS: [(&str, &[&str]); 9] = [
 ];
 
 /// Libraries that have one room, and that room.
-const ONE_ROOM: [(&str, &str); 4] = [
+const ONE_ROOM: [(&str, &str); 3] = [
     ("etcd-client", "daemon/store"),
     ("tonic", "daemon/store"),
     ("hyperlocal", "daemon/api"),
-    ("caps", "daemon"),
 ];
 
 /// Modules of the daemon, and what may not be named in them.

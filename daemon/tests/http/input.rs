@@ -135,7 +135,7 @@ async fn bad_parameters_and_headers_are_refused_by_name() {
         ("PUT", "/v1/volumes/web?wait=gone"),
         ("PUT", "/v1/volumes/web?wait=ready&timeout_secs=0"),
         ("PUT", "/v1/volumes/web?wait=ready&timeout_secs=601"),
-        ("PUT", "/v1/volumes/web?wait=ready&timeout_secs=+5"),
+        ("PUT", "/v1/volumes/web?wait=ready&timeout_secs=%2B5"),
         ("PUT", "/v1/volumes/web?wait=ready&wait=ready"),
         ("PUT", "/v1/volumes/web?pending=maybe"),
         ("PUT", "/v1/volumes/web?wiat=ready"),

@@ -55,6 +55,7 @@ async fn changes_are_refused_at_once_and_heal_by_themselves() {
         let reply = world.call(method, target, body).await;
         assert_eq!((reply.status, reply.code().as_str()), (503, "store_unavailable"), "{target}");
         assert_eq!(reply.headers["retry-after"], "2");
+        assert!(reply.problem().2.contains("etcd has been out of touch for"), "it was not tried");
     }
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     world.memory.set_silent(false);
