@@ -6,10 +6,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo check test integration up down clean
+.PHONY: help deps build demo check test integration bench up down deb deb-check plugin-folder clean
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 deps: ## install from the distribution what is missing (as root); start no service
 	@scripts/deps.sh
@@ -29,11 +29,23 @@ test: ## everything, on a real etcd, btrfs and dockerd as well (as root)
 integration: ## only the tests on real parts (as root)
 	@scripts/test.sh integration
 
+bench: deps ## measure beside the least that must be done, 15 minutes (as root); BENCH_QUICK=1: two
+	@scripts/bench.sh
+
 up: deps build ## start Cobalt in the background to try it, and write .up.env (as root)
 	@scripts/up.sh
 
 down: ## end what `make up` started and remove its volumes (as root)
 	@scripts/down.sh
+
+deb: ## build the Debian packages into target/debian
+	@scripts/deb.sh
+
+deb-check: ## install, remove and purge them in a throw-away copy of this machine (as root)
+	@scripts/deb-check.sh
+
+plugin-folder: build ## build target/managed-plugin, for docker plugin create
+	@scripts/plugin-folder.sh
 
 clean: ## remove what was built
 	cargo clean

@@ -25,6 +25,9 @@ missing_packages() {
     have losetup || echo mount
     have nsenter || echo util-linux
     have modprobe || echo kmod
+    # Units are checked and packages built with these; nothing of systemd is started.
+    have systemd-analyze || echo systemd
+    have dpkg-shlibdeps || echo dpkg-dev
     # A running daemon may come from elsewhere than the distribution; it is left alone.
     have dockerd || docker info >/dev/null 2>&1 || echo docker.io
 }

@@ -16,11 +16,17 @@ deny() {
     check "$tool" --log-level error check --hide-inclusion-graph bans licenses sources
 }
 
+# Packages of the programs that the quick part has built already.
+packages() {
+    check env PROFILE=dev "$ROOT/scripts/deb.sh" && check "$ROOT/scripts/deb-check.sh"
+}
+
 # The daemon with failpoints goes into a folder of its own: the next ordinary build of the
 # workspace writes over target/debug.
 integration() {
     local bin=$ROOT/target/integration
-    check cargo build --locked -p cobaltd --features failpoints -p cobalt-docker-plugin || return
+    check cargo build --locked -p cobaltd -p cobalt-docker-plugin \
+        --features cobaltd/failpoints,cobalt-docker-plugin/failpoints || return
     mkdir -p "$bin"
     cp -f target/debug/cobaltd target/debug/cobalt target/debug/cobalt-docker-plugin "$bin/"
     # They share loop devices, two processors and the disk: a few at a time are fastest.
@@ -37,6 +43,7 @@ all)
     check "$ROOT/scripts/deps.sh"
     quick
     deny
+    packages
     integration
     ;;
 integration) integration ;;

@@ -17,13 +17,14 @@ use cobalt_core::{Beat, Bytes, Plan, PoolState, Seen, Volume, VolumeId, plan};
 use cobalt_host::{HostError, Pool, Survey, Trashed};
 use cobalt_store::{Follower, Session, Store, kv::LeaseId};
 use tokio::sync::Semaphore;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::errand::Outcome;
 use self::report::Reported;
 use self::saver::Saver;
 use crate::clock::now_ms;
+use crate::metrics::{AgentMeter, PoolFigures};
 use crate::stop::Stop;
 
 /// How many volumes are worked on at the same time. The kernel batches their commits.
@@ -57,6 +58,7 @@ pub struct Agent {
     options: AgentOptions,
     saver: Saver,
     at_once: Semaphore,
+    meter: AgentMeter,
 }
 
 impl std::fmt::Debug for Agent {
@@ -68,7 +70,9 @@ impl std::fmt::Debug for Agent {
 /// What is under way, over all sessions with etcd.
 #[derive(Default)]
 struct Work {
-    errands: JoinSet<(VolumeId, Outcome)>,
+    errands: JoinSet<Outcome>,
+    /// Which task works on which volume: one that panicked does not tell.
+    tasks: HashMap<task::Id, VolumeId>,
     busy: HashSet<VolumeId>,
     /// Changed while they were worked on.
     again: HashSet<VolumeId>,
@@ -98,7 +102,13 @@ impl Agent {
     ) -> Agent {
         let saver = Saver::start(store.clone());
         let at_once = Semaphore::new(AT_ONCE);
-        Agent { store, follower, session, pool, options, saver, at_once }
+        let meter = AgentMeter::default();
+        Agent { store, follower, session, pool, options, saver, at_once, meter }
+    }
+
+    /// Notes what it does here.
+    pub fn measured(self, meter: AgentMeter) -> Agent {
+        Agent { meter, ..self }
     }
 
     /// Works until told to stop, then lets what is under way end.
@@ -131,6 +141,7 @@ impl Agent {
         let mut changes = self.follower.subscribe();
         let mut next_survey = Instant::now();
         loop {
+            self.meter.work(work.busy.len(), work.failures.len());
             tokio::select! {
                 changed = changes.changed() => {
                     if changed.everything {
@@ -141,18 +152,27 @@ impl Agent {
                     }
                     changed.volumes.into_iter().for_each(|id| self.look_again(work, id));
                 }
-                Some(done) = work.errands.join_next() => self.finish(work, done),
+                Some(done) = work.errands.join_next_with_id() => self.finish(work, done),
                 Some(Ok(id)) = work.retries.join_next() => self.retry(work, id),
                 Some(outcome) = work.surveys.join_next() => {
                     next_survey = Instant::now() + self.options.survey_every;
                     self.take_survey(lease, work, outcome).await;
                 }
                 () = sleep_until(next_survey), if work.surveys.is_empty() => {
-                    let pool = self.pool.clone();
-                    work.surveys.spawn_blocking(move || pool.survey());
+                    self.start_survey(work);
                 }
             }
         }
+    }
+
+    fn start_survey(&self, work: &mut Work) {
+        let (pool, meter) = (self.pool.clone(), self.meter.clone());
+        work.surveys.spawn_blocking(move || {
+            let start = Instant::now();
+            let survey = pool.survey();
+            meter.surveyed(start.elapsed());
+            survey
+        });
     }
 
     /// Says that this Agent runs the node now. Until it may, nothing is touched.
@@ -218,18 +238,20 @@ impl Agent {
             return;
         }
         let agent = self.clone();
-        work.errands.spawn(async move { (id, agent.errand(id).await) });
+        let handle = work.errands.spawn(async move { agent.errand(id).await });
+        work.tasks.insert(handle.id(), id);
     }
 
-    fn finish(self: &Arc<Self>, work: &mut Work, done: Result<(VolumeId, Outcome), JoinError>) {
-        let (id, outcome) = match done {
+    fn finish(self: &Arc<Self>, work: &mut Work, done: Result<(task::Id, Outcome), JoinError>) {
+        let (task, outcome) = match done {
             Ok(done) => done,
             Err(error) => {
-                // A panic is a fault of ours; the volume stays busy, so it is left alone.
-                tracing::error!(%error, "an errand ended badly");
-                return;
+                // A panic is a fault of ours. Everything may be repeated, so this may be too.
+                tracing::error!(%error, "a fault in cobaltd: work on a volume broke off");
+                (error.id(), Outcome::Failed { reported_at: None })
             }
         };
+        let Some(id) = work.tasks.remove(&task) else { return };
         work.busy.remove(&id);
         let changed = work.again.remove(&id);
         match outcome {
@@ -326,6 +348,14 @@ impl Agent {
         }
         let usable = pool == PoolState::Usable;
         let beat = report::beat(&self.options, pool, survey, &orphans, usage.total);
+        self.meter.found(PoolFigures {
+            node,
+            usable,
+            capacity: beat.capacity,
+            used: beat.used,
+            trash: beat.trash_used,
+            orphans: beat.orphan_count,
+        });
         if work.reported.is_news(&beat) {
             match self.store.beat(lease, node, &beat).await {
                 Ok(()) => work.reported.beat = Some(beat),

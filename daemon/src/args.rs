@@ -2,11 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use cobalt_core::{Bytes, ClusterName, Labels, NodeName};
 use cobalt_store::EtcdOptions;
+
+use crate::http::Tls;
 
 /// Cobalt's daemon: API, Engine and Agent, each of which can be switched off.
 #[derive(Debug, Parser)]
@@ -128,6 +131,24 @@ pub struct CommonArguments {
     #[arg(long, env = "COBALT_LISTEN", value_name = "ADDRESS:PORT",
           default_value = "127.0.0.1:7420", value_parser = listen)]
     pub listen: Listen,
+    /// A PEM file with the certificate of the API's TCP address, and those that signed it. It is
+    /// read again on SIGHUP.
+    #[arg(long, env = "COBALT_TLS_CERT", value_name = "PATH", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// A PEM file with that certificate's key, which only its owner and group may read.
+    #[arg(long, env = "COBALT_TLS_KEY", value_name = "PATH", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Serve the API without TLS on an address that others can reach. Tokens can be read on the
+    /// way then.
+    #[arg(long, env = "COBALT_INSECURE_PLAIN_TCP", conflicts_with = "tls_cert")]
+    pub insecure_plain_tcp: bool,
+    /// A loopback address on which /metrics and /healthz are served without token, such as
+    /// 127.0.0.1:7421. The API serves /metrics as well, with token.
+    #[arg(long, env = "COBALT_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Leave the size and use of each single volume out of the metrics.
+    #[arg(long, env = "COBALT_NO_VOLUME_METRICS")]
+    pub no_volume_metrics: bool,
     /// The unix socket of the API.
     #[arg(
         long,
@@ -184,6 +205,27 @@ fn listen(text: &str) -> Result<Listen, String> {
 }
 
 impl CommonArguments {
+    /// The certificate of the TCP address, if there is one.
+    ///
+    /// # Errors
+    /// A sentence, when it cannot be used, or when tokens would be sent where others can read
+    /// them.
+    pub fn tls(&self) -> Result<Option<Arc<Tls>>, String> {
+        if let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            return Tls::load(certificate, key).map(Some);
+        }
+        match self.listen.0 {
+            Some(address) if !address.ip().is_loopback() && !self.insecure_plain_tcp => {
+                Err(format!(
+                    "on {address} tokens would cross the network in plain text, for everybody on \
+                     the way to take: give --tls-cert and --tls-key, or listen on 127.0.0.1; \
+                     where the network itself is encrypted, --insecure-plain-tcp serves it so"
+                ))
+            }
+            Some(_) | None => Ok(None),
+        }
+    }
+
     /// The labels given, if any.
     ///
     /// # Errors
@@ -218,7 +260,8 @@ impl EtcdArguments {
             (_, _) => None,
         };
         let ca = self.ca.as_deref().map(read).transpose()?;
-        Ok(EtcdOptions { endpoints: self.endpoints.clone(), user, ca, identity })
+        let endpoints = self.endpoints.clone();
+        Ok(EtcdOptions { endpoints, user, ca, identity, ..EtcdOptions::default() })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Gives up the rights that cobaltd does not need, before any thread or socket exists.
 
 use caps::{CapSet, Capability, CapsHashSet};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// What an Agent needs: btrfs and mounts, and roots of volumes with any owner and mode. Not
 /// `CAP_SYS_RESOURCE`: with it the kernel would let us write beyond quotas.
@@ -37,4 +38,21 @@ pub fn drop_unneeded(agent: bool) -> Result<(), caps::errors::CapsError> {
     caps::clear(None, CapSet::Inheritable)?;
     caps::set(None, CapSet::Effective, &kept)?;
     caps::set(None, CapSet::Permitted, &kept)
+}
+
+/// How many open files a program may have that serves thousands of connections.
+const OPEN_FILES: u64 = 65_536;
+
+/// Lets this process have as many open files as it may, up to what it can need: a shell's usual
+/// 1024 are not enough for every connection that is idle.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn raise_open_files() -> nix::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let wanted = hard.min(OPEN_FILES);
+    if soft < wanted {
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)?;
+    }
+    Ok(())
 }

@@ -2,9 +2,14 @@
 //! nothing of etcd, btrfs, or how anything is decided: what is right to ask, the API says.
 
 mod args;
+mod colour;
 mod commands;
+mod complete;
 mod failure;
+mod progress;
+mod question;
 mod show;
+mod status;
 mod text;
 mod token;
 

@@ -10,6 +10,7 @@ use cobalt_store::{
 };
 use tokio::time::{sleep, timeout};
 
+use crate::metrics::EngineMeter;
 use crate::stop::Stop;
 
 /// Everything is decided anew this often, in case a wake was lost.
@@ -28,6 +29,8 @@ pub struct Engine {
     pub session: Arc<Session>,
     /// How it calls itself as leader.
     pub who: String,
+    /// Where it notes what it does.
+    pub meter: EngineMeter,
 }
 
 impl Engine {
@@ -46,11 +49,12 @@ impl Engine {
             self.follower.in_touch().await;
             match self.store.campaign(lease, &self.who).await {
                 Ok(Some(term)) => {
-                    tracing::info!(term = term.number(), "this engine leads");
+                    self.leads(&term);
                     tokio::select! {
                         () = self.lead(&term) => (),
                         () = self.session.lost(lease) => (),
                     }
+                    self.meter.leads(None);
                     tracing::warn!(term = term.number(), "this engine does not lead any more");
                 }
                 Ok(None) => self.nobody_leads(&mut changes).await,
@@ -60,6 +64,11 @@ impl Engine {
                 }
             }
         }
+    }
+
+    fn leads(&self, term: &Term) {
+        tracing::info!(term = term.number(), who = self.who, "this engine leads");
+        self.meter.leads(Some(term.number()));
     }
 
     /// Waits until it is worth campaigning again.
@@ -104,7 +113,7 @@ impl Engine {
         let saved = self.store.save_as_leader(term, decisions).await?;
         let mut shown = 0;
         for (decision, saved) in decisions.iter().zip(&saved) {
-            log(&decision.volume, *saved);
+            self.meter.decided(log(&decision.volume, *saved, term));
             if let Saved::Done(revision) = saved {
                 shown = shown.max(*revision);
             }
@@ -115,19 +124,26 @@ impl Engine {
     }
 }
 
-fn log(volume: &Volume, saved: Saved) {
-    let (name, id) = (&volume.name, volume.id);
+/// One line for each decision; and the word for its kind.
+fn log(volume: &Volume, saved: Saved, term: &Term) -> &'static str {
+    let (name, id, term) = (&volume.name, volume.id, term.number());
     match (saved, &volume.phase) {
         // Somebody changed the wish meanwhile; its change wakes us again.
-        (Saved::Moved, _) => tracing::debug!(%name, %id, "the record moved; deciding anew"),
+        (Saved::Moved, _) => {
+            tracing::debug!(volume = %name, %id, term, "the record moved; deciding anew");
+            "moved"
+        }
         (Saved::Done(_), Phase::Requested { waits_for }) => {
             let why = waits_for.as_deref().unwrap_or_default();
-            tracing::info!(%name, %id, why, "volume waits");
+            tracing::info!(volume = %name, %id, term, why, "volume waits");
+            "waits"
         }
         (Saved::Done(_), Phase::Assigned { node }) => {
-            tracing::info!(%name, %id, %node, epoch = volume.epoch, "volume placed");
+            tracing::info!(volume = %name, %id, %node, term, epoch = volume.epoch, "volume placed");
+            "placed"
         }
-        (Saved::Done(_), Phase::Ready { .. } | Phase::Deleting { .. }) => (),
+        // No decision is made about these.
+        (Saved::Done(_), Phase::Ready { .. } | Phase::Deleting { .. }) => "moved",
     }
 }
 

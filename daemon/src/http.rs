@@ -10,8 +10,13 @@ mod create;
 mod delete;
 mod document;
 mod failure;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+mod guests;
 mod listen;
 mod log;
+mod metrics;
 mod nodes;
 mod params;
 mod present;
@@ -19,6 +24,7 @@ mod records;
 mod socket;
 mod stall;
 mod status;
+mod tls;
 mod tokens;
 mod volumes;
 mod wait;
@@ -28,14 +34,18 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use cobalt_core::{Bytes, ClusterName, GIB};
 use cobalt_store::{Follower, Store};
+use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::metrics::ApiMeter;
+
 pub use self::listen::{Listener, serve};
 pub use self::socket::bind_unix;
+pub use self::tls::Tls;
 
 /// What the API says of itself and gives to those who do not choose.
 #[derive(Clone, Debug)]
@@ -48,6 +58,10 @@ pub struct ApiOptions {
     pub version: &'static str,
     /// How long and how much it bears with.
     pub limits: Limits,
+    /// Where requests are noted.
+    pub meter: ApiMeter,
+    /// What `/metrics` shows.
+    pub metrics: Option<Arc<Registry>>,
 }
 
 impl Default for ApiOptions {
@@ -57,6 +71,8 @@ impl Default for ApiOptions {
             default_size: Bytes(GIB),
             version: env!("CARGO_PKG_VERSION"),
             limits: Limits::default(),
+            meter: ApiMeter::default(),
+            metrics: None,
         }
     }
 }
@@ -64,7 +80,7 @@ impl Default for ApiOptions {
 /// How long and how much the API bears with. The defaults are for real use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections of one listener at once; more wait in the kernel's queue.
+    /// Connections of one listener at once; for more, the longest idle ones make room.
     pub connections: usize,
     /// From the wish to hear a request until its headers have come.
     pub headers: Duration,
@@ -106,6 +122,8 @@ pub struct Api {
     limits: Limits,
     /// The OpenAPI document, made when somebody first asks.
     document: Arc<OnceLock<String>>,
+    /// What etcd's endpoints said last.
+    health: Arc<status::Health>,
     /// True once the listener that serves this clone was told to stop.
     stopping: watch::Receiver<bool>,
 }
@@ -116,8 +134,8 @@ impl Api {
         let limits = options.limits;
         // Nobody stops what no listener serves.
         let stopping = watch::channel(false).1;
-        let document = Arc::default();
-        Api { store, follower, options: Arc::new(options), limits, document, stopping }
+        let (document, health) = (Arc::default(), Arc::default());
+        Api { store, follower, options: Arc::new(options), limits, document, health, stopping }
     }
 }
 
@@ -131,9 +149,9 @@ fn router(api: Api) -> Router {
 
 fn around(routes: Router, api: Api) -> Router {
     routes
-        .layer(from_fn_with_state(api, auth::admit))
+        .layer(from_fn_with_state(api.clone(), auth::admit))
         .layer(CatchPanicLayer::custom(failure::panicked))
-        .layer(from_fn(log::line))
+        .layer(from_fn_with_state(api, log::line))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cobalt_core::{Bytes, Labels, Node, NodeId, NodeName, PoolState};
+use cobalt_failpoint::{Effect, around};
 use cobalt_host::{BtrfsPool, Expect, Found, HostError, Pool, Survey};
 use cobalt_store::{Follower, Saved, Session, Store, StoreError, Stored};
 use serde::Serialize;
@@ -215,11 +216,12 @@ async fn announce(
     };
     let text = serde_json::to_vec_pretty(&announcement).expect("it holds only texts");
     let folder = settings.run_dir.join("nodes");
-    let written = std::fs::create_dir_all(&folder).and_then(|()| {
+    let written = around(Effect::Announce, || {
+        std::fs::create_dir_all(&folder)?;
         let mut file = tempfile::NamedTempFile::new_in(&folder)?;
         std::io::Write::write_all(&mut file, &text)?;
-        file.persist(folder.join(format!("{}.json", facts.node))).map_err(|error| error.error)?;
-        Ok(())
+        file.persist(folder.join(format!("{}.json", facts.node)))?;
+        Ok::<(), std::io::Error>(())
     });
     written.map_err(|source| {
         let act = format!("cannot announce the node in {}", folder.display());

@@ -1,6 +1,7 @@
 //! `cobaltd` and `cobalt`: what the programs are made of.
 
 pub mod agent;
+pub mod alarms;
 pub mod args;
 pub mod caps;
 pub mod cli;
@@ -8,6 +9,8 @@ pub mod clock;
 pub mod engine;
 pub mod http;
 pub mod join;
+pub mod metrics;
+pub mod notify;
 pub mod run;
 pub mod standalone;
 pub mod stop;

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cobalt_failpoint::{Effect, around};
 use cobalt_host::kernel;
 use cobalt_store::kv::LeaseId;
 use cobalt_store::{Etcd, EtcdOptions, Follower, Kv, Session, SessionOptions, Store};
+use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -15,14 +17,20 @@ use uuid::Uuid;
 use crate::agent::{Agent, AgentOptions};
 use crate::args::{CommonArguments, Component};
 use crate::engine::Engine;
-use crate::http::{self, Api, ApiOptions, Listener};
+use crate::http::{self, Api, ApiOptions, Listener, Tls};
 use crate::join::{NodeSettings, join};
-use crate::stop::{self, Stop};
+use crate::metrics::{self, Meters};
+use crate::notify;
+use crate::stop::{self, Stop, Stopper};
 
 /// How long components may take to end.
 const LAST_WORK: Duration = Duration::from_secs(10);
 /// How long etcd may take to hear that we go.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// How long the service manager may wait for this node to be known on this machine: dockerd,
+/// started after us, mounts volumes at once for containers that start with it. A boot without
+/// etcd goes on after that.
+const ANNOUNCED: Duration = Duration::from_secs(15);
 
 /// What one process runs.
 #[derive(Debug)]
@@ -46,7 +54,9 @@ pub struct Config {
 /// A sentence for people.
 pub async fn run(config: Config) -> Result<(), String> {
     let (stopper, stop) = stop::pair();
-    let etcd = Etcd::new(config.etcd.clone()).map_err(|error| error.to_string())?;
+    let meters = Meters::default();
+    let options = EtcdOptions { observer: Some(meters.store.observer()), ..config.etcd.clone() };
+    let etcd = Etcd::new(options).map_err(|error| error.to_string())?;
     let store = Store::new(Kv::Etcd(etcd), &config.common.cluster);
     let ttl = Duration::from_secs(config.common.lease_ttl_secs);
     if let Some(file) = &config.lease_file {
@@ -57,12 +67,15 @@ pub async fn run(config: Config) -> Result<(), String> {
         let session = session.clone();
         Follower::start(&store, move || session.seen_revision())
     };
-    let parts = Parts { config, store, session: session.clone(), follower, stop };
+    let parts = Parts { config, store, session: session.clone(), follower, meters, stop };
     let mut running = JoinSet::new();
-    parts.start(&mut running).await?;
+    let (announced, known) = stop::pair();
+    parts.start(&mut running, announced).await?;
+    running.spawn(say_how_it_is(parts.follower.clone(), known, parts.stop.clone()));
     let outcome = tokio::select! {
         signal = signalled() => {
             tracing::info!(signal, "stopping");
+            notify::tell("STOPPING=1");
             Ok(())
         }
         Some(ended) = running.join_next() => Err(match ended {
@@ -87,13 +100,15 @@ struct Parts {
     store: Store,
     session: Arc<Session>,
     follower: Follower,
+    meters: Meters,
     stop: Stop,
 }
 
 type Running = JoinSet<Result<(), String>>;
 
 impl Parts {
-    async fn start(&self, running: &mut Running) -> Result<(), String> {
+    /// `announced` is told, or dropped, when this node is known on this machine or never will be.
+    async fn start(&self, running: &mut Running, announced: Stopper) -> Result<(), String> {
         if let Some(file) = self.config.lease_file.clone() {
             let (session, stop) = (self.session.clone(), self.stop.clone());
             running.spawn(async move {
@@ -103,8 +118,25 @@ impl Parts {
                 }
             });
         }
+        let shown = metrics::Parts {
+            api: self.runs(Component::Api),
+            engine: self.runs(Component::Engine),
+            agent: self.runs(Component::Agent),
+            each_volume: !self.config.common.no_volume_metrics,
+        };
+        let registry = self.meters.registry(shown, &self.store, &self.follower, &self.session);
+        if let Some(address) = self.config.common.metrics_listen {
+            let listener = cobalt_metrics::bind(address).await?;
+            tracing::info!(%address, "metrics are served");
+            let (registry, stop) = (registry.clone(), self.stop.clone());
+            running.spawn(async move {
+                let stopped = async move { stop.requested().await };
+                cobalt_metrics::serve(listener, registry, stopped).await;
+                Ok(())
+            });
+        }
         if self.runs(Component::Api) {
-            self.start_api(running).await?;
+            self.start_api(running, registry).await?;
         }
         if self.runs(Component::Engine) {
             let engine = Engine {
@@ -112,6 +144,7 @@ impl Parts {
                 follower: self.follower.clone(),
                 session: self.session.clone(),
                 who: format!("{}/{}", hostname()?, std::process::id()),
+                meter: self.meters.engine.clone(),
             };
             let stop = self.stop.clone();
             running.spawn(async move {
@@ -120,7 +153,7 @@ impl Parts {
             });
         }
         if self.runs(Component::Agent) {
-            self.start_agent(running)?;
+            self.start_agent(running, announced)?;
         }
         Ok(())
     }
@@ -129,12 +162,14 @@ impl Parts {
         self.config.components.contains(&component)
     }
 
-    async fn start_api(&self, running: &mut Running) -> Result<(), String> {
+    async fn start_api(&self, running: &mut Running, metrics: Arc<Registry>) -> Result<(), String> {
         let common = &self.config.common;
         let options = ApiOptions {
             cluster: common.cluster.clone(),
             default_size: common.default_size,
             version: env!("CARGO_PKG_VERSION"),
+            meter: self.meters.api.clone(),
+            metrics: Some(metrics),
             ..ApiOptions::default()
         };
         let api = Api::new(self.store.clone(), self.follower.clone(), options);
@@ -148,8 +183,15 @@ impl Parts {
                 format!("cannot listen on {address}: {error}; choose another one with --listen")
             })?;
             let address = tcp.local_addr().map_err(|error| error.to_string())?;
-            tracing::info!(%address, "API listens");
-            listeners.push(Listener::Tcp(tcp));
+            let tls = common.tls()?;
+            tracing::info!(%address, tls = tls.is_some(), "API listens");
+            listeners.push(match tls {
+                None => Listener::Tcp(tcp),
+                Some(tls) => {
+                    running.spawn(renew_certificate(tls.clone(), self.stop.clone()));
+                    Listener::Tls(tcp, tls)
+                }
+            });
         }
         for listener in listeners {
             let (api, stop) = (api.clone(), self.stop.clone());
@@ -168,7 +210,7 @@ impl Parts {
         Ok(())
     }
 
-    fn start_agent(&self, running: &mut Running) -> Result<(), String> {
+    fn start_agent(&self, running: &mut Running, announced: Stopper) -> Result<(), String> {
         let common = &self.config.common;
         let Some((pool, own_pool)) = self.config.pool.clone() else {
             return Err("the agent needs a pool: name a mounted btrfs with --pool, or leave the \
@@ -193,18 +235,59 @@ impl Parts {
             survey_every: common.survey_every,
         };
         let (store, follower) = (self.store.clone(), self.follower.clone());
+        let meter = self.meters.agent.clone();
         let (session, stop) = (self.session.clone(), self.stop.clone());
         running.spawn(async move {
             let joined = tokio::select! {
                 pool = join(&store, &follower, &session, &settings, &options) => Some(pool),
                 () = stop.requested() => None,
             };
+            drop(announced);
             if let Some(pool) = joined {
-                Agent::new(store, follower, session, pool, options).run(stop).await;
+                let agent = Agent::new(store, follower, session, pool, options);
+                agent.measured(meter).run(stop).await;
             }
             Ok(())
         });
         Ok(())
+    }
+}
+
+/// Tells the service manager that we are ready, and from then on whether etcd answers.
+async fn say_how_it_is(follower: Follower, known: Stop, stop: Stop) -> Result<(), String> {
+    let changes = async {
+        if timeout(ANNOUNCED, known.requested()).await.is_err() {
+            tracing::warn!(
+                "this node could not be announced yet; what is started after us goes on"
+            );
+        }
+        notify::tell("READY=1\nSTATUS=serving; waiting for etcd");
+        loop {
+            follower.in_touch().await;
+            notify::tell("STATUS=serving");
+            follower.out_of_touch().await;
+            notify::tell("STATUS=etcd does not answer; volumes in use are not touched by that");
+        }
+    };
+    tokio::select! {
+        never = changes => never,
+        () = stop.requested() => Ok(()),
+    }
+}
+
+/// Reads the certificate again at each SIGHUP.
+async fn renew_certificate(tls: Arc<Tls>, stop: Stop) -> Result<(), String> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup()).map_err(|error| error.to_string())?;
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => (),
+            () = stop.requested() => return Ok(()),
+        }
+        match tls.reload() {
+            Ok(()) => tracing::info!("the TLS certificate was read again"),
+            Err(why) => tracing::error!(why, "the TLS certificate from before is kept"),
+        }
     }
 }
 
@@ -219,7 +302,8 @@ async fn end_predecessors_lease(store: &Store, file: &Path) {
 async fn keep_lease_file(session: &Session, file: &Path) -> std::convert::Infallible {
     loop {
         let lease = session.granted().await;
-        if let Err(error) = std::fs::write(file, format!("{}\n", lease.0)) {
+        let note = || std::fs::write(file, format!("{}\n", lease.0));
+        if let Err(error) = around(Effect::LeaseNote, note) {
             tracing::warn!(%error, file = %file.display(), "our lease could not be noted");
         }
         session.lost(lease).await;

@@ -6,6 +6,7 @@ use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use cobalt_failpoint::{Effect, around};
 use cobalt_host::{EtcdChild, LoopPool};
 use nix::fcntl::{Flock, FlockArg};
 
@@ -38,6 +39,7 @@ impl Ground {
             .canonicalize()
             .map_err(|error| format!("cannot open the folder {}: {error}", state.display()))?;
         let lock = lock(state)?;
+        crate::notify::tell("STATUS=mounting the pool and starting etcd");
         let pool = match &arguments.pool {
             Some(_) => None,
             None => Some(
@@ -61,7 +63,8 @@ impl Ground {
         };
         let endpoint_file = state.join("etcd-endpoint");
         let ground = Ground { etcd, pool, pool_path, endpoint_file, _lock: lock };
-        match std::fs::write(&ground.endpoint_file, format!("{}\n", ground.etcd.client_url())) {
+        let url = format!("{}\n", ground.etcd.client_url());
+        match around(Effect::EndpointNote, || std::fs::write(&ground.endpoint_file, &url)) {
             Ok(()) => Ok(ground),
             Err(error) => {
                 let file = ground.endpoint_file.display().to_string();

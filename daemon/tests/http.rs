@@ -13,5 +13,7 @@ mod lists;
 mod lives;
 #[path = "http/lost.rs"]
 mod lost;
+#[path = "http/slow.rs"]
+mod slow;
 #[path = "http/world.rs"]
 mod world;

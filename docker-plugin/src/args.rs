@@ -2,6 +2,7 @@
 //! what the service manager hands over. Nothing reads the environment later.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +14,8 @@ use cobalt_api::client::Endpoint;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "cobalt-docker-plugin", version)]
 pub struct Args {
-    /// Where the API is: unix:///path or http://host:port, several separated by commas.
+    /// Where the API is: unix:///path, http://host:port or https://host:port, several separated
+    /// by commas.
     #[arg(
         long,
         env = "COBALT_API",
@@ -21,7 +23,7 @@ pub struct Args {
         default_value = "unix:///run/cobalt/cobalt.sock"
     )]
     pub api: Vec<Endpoint>,
-    /// File with the bearer token for http:// addresses; only its owner may read it.
+    /// File with the bearer token for http:// and https:// addresses; only its owner may read it.
     #[arg(long, env = "COBALT_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
     /// The socket dockerd finds.
@@ -41,6 +43,12 @@ pub struct Args {
     #[arg(long, env = "COBALT_PLUGIN_RECONCILE_SECS", default_value_t = 30,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub reconcile_secs: u64,
+    /// File with the authority to believe about https:// addresses, PEM, instead of the system's.
+    #[arg(long, env = "COBALT_CA_FILE", value_name = "PATH")]
+    pub ca_file: Option<PathBuf>,
+    /// A loopback address on which /metrics and /healthz are served, such as 127.0.0.1:7422.
+    #[arg(long, env = "COBALT_PLUGIN_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
     /// How the log is written to stderr.
     #[arg(long, env = "COBALT_PLUGIN_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -62,6 +70,10 @@ pub struct Settings {
     pub api: Vec<Endpoint>,
     /// The bearer token.
     pub token: Option<String>,
+    /// The authority to believe, PEM, and where it was read.
+    pub ca: Option<(PathBuf, Vec<u8>)>,
+    /// Where metrics are served.
+    pub metrics_listen: Option<SocketAddr>,
     /// The socket dockerd finds.
     pub socket: PathBuf,
     /// View, holders and mounts.
@@ -95,32 +107,39 @@ impl ServiceManager {
     }
 }
 
-/// A token file that cannot be used.
+/// A file that cannot be used.
 #[derive(Debug)]
-pub struct BadTokenFile {
+pub struct BadFile {
+    what: &'static str,
     path: PathBuf,
     why: String,
 }
 
-impl fmt::Display for BadTokenFile {
+impl fmt::Display for BadFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the token file {} cannot be used: {}", self.path.display(), self.why)
+        write!(f, "the {} {} cannot be used: {}", self.what, self.path.display(), self.why)
     }
 }
 
-impl std::error::Error for BadTokenFile {}
+impl std::error::Error for BadFile {}
 
 impl Args {
     /// Checks the arguments and reads the token.
     ///
     /// # Errors
     /// When the token file is missing, empty, or readable for everybody.
-    pub fn settings(self) -> Result<Settings, BadTokenFile> {
-        let Args { api, token_file, socket, state_dir, run_dir, .. } = self;
+    pub fn settings(self) -> Result<Settings, BadFile> {
+        let Args { api, token_file, ca_file, socket, state_dir, run_dir, .. } = self;
         let token = token_file.as_deref().map(read_token).transpose()?;
+        let ca = ca_file.map(|path| match std::fs::read(&path) {
+            Ok(pem) => Ok((path, pem)),
+            Err(error) => Err(BadFile { what: "CA file", path, why: error.to_string() }),
+        });
         Ok(Settings {
             api,
             token,
+            ca: ca.transpose()?,
+            metrics_listen: self.metrics_listen,
             socket,
             state_dir,
             run_dir,
@@ -130,8 +149,8 @@ impl Args {
     }
 }
 
-fn read_token(path: &Path) -> Result<String, BadTokenFile> {
-    let bad = |why: String| BadTokenFile { path: path.to_owned(), why };
+fn read_token(path: &Path) -> Result<String, BadFile> {
+    let bad = |why: String| BadFile { what: "token file", path: path.to_owned(), why };
     let mode = std::fs::metadata(path).map_err(|error| bad(error.to_string()))?.mode();
     if mode & 0o007 != 0 {
         return Err(bad("everybody on this machine may read it; run chmod 0600 on it".into()));

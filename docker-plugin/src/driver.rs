@@ -17,6 +17,7 @@ use cobalt_api::{VolumeId, VolumeName};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use crate::metrics::Meter;
 use crate::mounts::{Holder, MountedHere, Mounts, Order, Process, Use};
 use crate::protocol::{Call, Listed, Reply, Request, Volume};
 use crate::view::{Known, View};
@@ -63,6 +64,8 @@ pub struct Driver {
     pub mounts: Arc<Mounts>,
     /// Where the nodes of this machine are told of.
     pub run_dir: PathBuf,
+    /// Where calls are noted.
+    pub meter: Meter,
 }
 
 type Outcome = Result<Reply, Refusal>;

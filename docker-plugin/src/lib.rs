@@ -6,10 +6,12 @@
 //! dockerd, waiting for it while it starts, must never wait for the cluster.
 
 pub mod args;
+pub mod caps;
 pub mod clock;
 pub mod driver;
 pub mod follow;
 pub mod local;
+pub mod metrics;
 pub mod mounts;
 pub mod notify;
 pub mod options;
@@ -20,13 +22,18 @@ pub mod statefile;
 pub mod view;
 
 use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cobalt_api::client::Client;
+use cobalt_api::client::{BadCa, Client, Endpoint};
+use prometheus_client::registry::Registry;
+use tokio::task::{JoinHandle, JoinSet};
 
 use self::args::{ServiceManager, Settings};
 use self::driver::Driver;
+use self::metrics::Meter;
 use self::mounts::Mounts;
 use self::server::socket::{self, Listening, SocketError};
 use self::view::View;
@@ -43,6 +50,14 @@ pub enum StartError {
     /// Its folder of mounts cannot be prepared.
     #[error("the folder for mounts cannot be prepared: {0}; the plugin must run as root")]
     Mounts(#[source] io::Error),
+    /// The authority to believe cannot be used.
+    #[error("the CA file {} cannot be used: {source}", path.display())]
+    Ca {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: BadCa,
+    },
     /// The runtime refused the socket.
     #[error("the socket cannot be listened on: {0}")]
     Listen(#[source] io::Error),
@@ -67,17 +82,21 @@ pub async fn run(
     // Who connects meanwhile waits for the few moments this takes.
     let mounts = Arc::new(Mounts::open(&settings.state_dir).map_err(StartError::Mounts)?);
     let view = Arc::new(View::load(settings.state_dir.join("view.json")));
-    let client = Client::new(settings.api, settings.token);
+    let client = client(settings.api, settings.token, settings.ca)?;
+    let meter = Meter::default();
+    let registry = meter.registry(&view, &mounts);
     let driver = Arc::new(Driver {
         client: client.clone(),
         view: Arc::clone(&view),
         mounts: Arc::clone(&mounts),
         run_dir: settings.run_dir,
+        meter,
     });
     let tasks = [
-        tokio::spawn(follow::follow(client, Arc::clone(&view), settings.refresh)),
+        follow_for_ever(client, Arc::clone(&view), settings.refresh),
         tokio::spawn(view::keep_saved(Arc::clone(&view), SAVE_PAUSE)),
         tokio::spawn(reconcile(Arc::clone(&mounts), Arc::clone(&view), settings.reconcile)),
+        tokio::spawn(show(settings.metrics_listen, registry)),
     ];
     tell(&manager, "READY=1");
     tracing::info!("serving on {}", settings.socket.display());
@@ -89,7 +108,7 @@ pub async fn run(
         drop(file);
     };
     server::serve(listener, driver, stopped).await;
-    tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    tasks.iter().for_each(JoinHandle::abort);
     let last = tokio::task::spawn_blocking(move || {
         if let Err(error) = view.save() {
             tracing::warn!("the view cannot be kept on disk: {error}");
@@ -101,6 +120,44 @@ pub async fn run(
         tracing::error!("the last steps broke off");
     }
     Ok(())
+}
+
+fn client(
+    api: Vec<Endpoint>,
+    token: Option<String>,
+    ca: Option<(PathBuf, Vec<u8>)>,
+) -> Result<Client, StartError> {
+    let Some((path, pem)) = ca else { return Ok(Client::new(api, token)) };
+    Client::with_ca(api, token, &pem).map_err(|source| StartError::Ca { path, source })
+}
+
+/// Serves the metrics, for ever. Where that cannot be, dockerd is served all the same: its
+/// containers matter more than our numbers.
+async fn show(address: Option<SocketAddr>, registry: Arc<Registry>) {
+    let Some(address) = address else { return };
+    match cobalt_metrics::bind(address).await {
+        Ok(listener) => {
+            tracing::info!(%address, "metrics are served");
+            cobalt_metrics::serve(listener, registry, std::future::pending()).await;
+        }
+        Err(why) => tracing::error!(why, "metrics are not served"),
+    }
+}
+
+/// Keeps the view fresh. A panic in that is a fault of ours, and the view would grow old without
+/// anybody noticing; so it is begun anew.
+fn follow_for_ever(client: Client, view: Arc<View>, pause: Duration) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        // Ends what it runs when it is dropped.
+        let mut running = JoinSet::new();
+        loop {
+            running.spawn(follow::follow(client.clone(), Arc::clone(&view), pause));
+            if let Some(Err(error)) = running.join_next().await {
+                tracing::error!("reading the volumes broke off, and begins anew: {error}");
+            }
+            tokio::time::sleep(pause).await;
+        }
+    })
 }
 
 /// Looks at the mounts now and every `pause`, for ever.

@@ -8,8 +8,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    cobalt_failpoint::arm();
     let args = Args::parse();
     start_log(args.log_format);
+    if let Err(error) = cobalt_docker_plugin::caps::raise_open_files() {
+        tracing::warn!("the limit of open files cannot be raised: {error}");
+    }
+    if let Err(error) = cobalt_docker_plugin::caps::drop_unneeded() {
+        tracing::warn!("rights that are not needed could not be given up: {error}");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&format!("the runtime cannot start: {error}")),

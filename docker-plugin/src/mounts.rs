@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use cobalt_api::VolumeId;
+use cobalt_failpoint::{Effect, around};
 
 pub use self::holders::Holder;
 use self::holders::{Held, Holders};
@@ -258,7 +259,7 @@ impl Mounts {
         }
         let folder = self.folder.display();
         let taken_away = match self.present(&self.folder) {
-            Ok(Some(_)) => kernel::detach(&self.folder),
+            Ok(Some(_)) => around(Effect::FolderUnshare, || kernel::detach(&self.folder)),
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         };
@@ -297,7 +298,8 @@ impl Mounts {
         }
         let source = kernel::source(pool, id)?;
         self.share_folder().map_err(refused("cannot prepare the folder of"))?;
-        match std::fs::DirBuilder::new().mode(0o700).create(target) {
+        let make = || std::fs::DirBuilder::new().mode(0o700).create(target);
+        match around(Effect::MountPointMake, make) {
             Ok(()) => (),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
             Err(error) => return Err(refused("cannot make the folder")(error)),
@@ -395,7 +397,8 @@ impl Mounts {
             }
         });
         tracing::info!(%id, "unmounted");
-        if let Err(error) = std::fs::remove_dir(&target) {
+        let remove = || std::fs::remove_dir(&target);
+        if let Err(error) = around(Effect::MountPointRemove, remove) {
             tracing::warn!(%id, "the folder it was mounted on stays: {error}");
         }
     }

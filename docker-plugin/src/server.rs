@@ -156,7 +156,10 @@ async fn respond(
         Err(error) => return Ok(failure(&format!("cobalt: {error}"))),
     };
     let name = wanted.name.clone();
-    match run(server, call, wanted, process).await {
+    let start = Instant::now();
+    let outcome = run(server, call, wanted, process).await;
+    server.driver.meter.answered(call, &outcome, start.elapsed());
+    match outcome {
         Ok(reply) => Ok(respond_with(StatusCode::OK, reply.json())),
         Err(Refusal::Said(sentence)) => {
             tracing::debug!("{} of \"{}\": {sentence}", call.path(), name.escape_debug());

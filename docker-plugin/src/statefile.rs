@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Write};
 use std::path::Path;
 
+use cobalt_failpoint::{Effect, around};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -20,8 +21,10 @@ pub fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
     out.flush()?;
     drop(out);
     file.as_file().sync_all()?;
-    file.persist(path)?;
-    File::open(folder)?.sync_all()
+    around(Effect::StateReplace, || {
+        file.persist(path)?;
+        File::open(folder)?.sync_all()
+    })
 }
 
 /// Reads `path`.

@@ -9,9 +9,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cobalt_api::wire;
+use cobalt_failpoint::{Effect, around};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -106,6 +107,8 @@ pub struct View {
     file: PathBuf,
     inner: RwLock<Inner>,
     outage: Mutex<Option<String>>,
+    /// When the API last answered; our start until then.
+    heard: Mutex<Instant>,
     changed: Notify,
     answered: Notify,
 }
@@ -158,6 +161,7 @@ impl View {
             file,
             inner: RwLock::new(inner),
             outage: Mutex::default(),
+            heard: Mutex::new(Instant::now()),
             changed: Notify::new(),
             answered: Notify::new(),
         }
@@ -261,6 +265,7 @@ impl View {
 
     /// The API answered.
     pub fn api_answered(&self) {
+        *lock(&self.heard) = Instant::now();
         if lock(&self.outage).take().is_some() {
             tracing::info!("the API answers again");
             self.answered.notify_one();
@@ -280,6 +285,11 @@ impl View {
         lock(&self.outage).clone()
     }
 
+    /// How long the API has not answered anybody here.
+    pub fn age(&self) -> Duration {
+        lock(&self.heard).elapsed()
+    }
+
     /// Returns when the API answered somebody after an outage.
     pub async fn answered_again(&self) {
         self.answered.notified().await;
@@ -297,7 +307,8 @@ impl View {
     pub fn save(&self) -> io::Result<()> {
         let volumes =
             self.read().volumes.iter().map(|(n, e)| (n.clone(), e.known.clone())).collect();
-        statefile::write(&self.file, &File { version: VERSION, volumes })
+        let file = File { version: VERSION, volumes };
+        around(Effect::ViewWrite, || statefile::write(&self.file, &file))
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inner> {

@@ -19,7 +19,7 @@ pub fn binary(name: &str) -> PathBuf {
     assert!(
         path.exists(),
         "{} is missing: run `make integration`, or build it with `cargo build -p cobaltd \
-         --features failpoints -p cobalt-docker-plugin`",
+         -p cobalt-docker-plugin --features cobaltd/failpoints,cobalt-docker-plugin/failpoints`",
         path.display()
     );
     path

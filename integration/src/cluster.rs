@@ -25,10 +25,22 @@ pub struct Cluster {
 /// # Panics
 /// When some part does not start.
 pub fn with_cluster(test: impl FnOnce(&mut Cluster)) {
+    with_cluster_of("{}", |setup| setup, test);
+}
+
+/// The same with this daemon.json and a plugin that is set up otherwise.
+///
+/// # Panics
+/// When some part does not start.
+pub fn with_cluster_of(
+    docker: &str,
+    plugin: impl FnOnce(PluginSetup) -> PluginSetup,
+    test: impl FnOnce(&mut Cluster),
+) {
     let world = World::new();
     let daemon = Setup::standalone(&world).start(&world);
-    let plugin = Plugin::start(&world, &daemon);
-    let dockerd = Dockerd::start(&world);
+    let plugin = plugin(PluginSetup::new(&world, &daemon)).start(&world);
+    let dockerd = Dockerd::start_with(&world, docker);
     test(&mut Cluster { dockerd, plugin, daemon, world });
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::binaries::binary;
 use crate::etcd::{Eye, free_port};
+use crate::failpoints::Failpoints;
 use crate::http::{Address, Reply, request};
 use crate::process::Process;
 use crate::wait::poll;
@@ -37,6 +38,31 @@ impl Setup {
                 .map(str::to_owned)
                 .to_vec();
         let pool = folder.join("pool");
+        Setup { arguments, folder, pool, port: free_port(), name: "cobaltd".into() }
+    }
+
+    /// The same with its state in another folder there, and a pool that is quickly made.
+    pub fn standalone_in(world: &World, name: &str) -> Setup {
+        let folder = world.folder().join(name);
+        let path = folder.to_string_lossy();
+        let arguments = ["standalone", "--state-dir", &path, "--pool-size", "512M"];
+        let pool = folder.join("pool");
+        Setup {
+            arguments: arguments.map(str::to_owned).to_vec(),
+            pool,
+            folder,
+            ..Setup::standalone(world)
+        }
+    }
+
+    /// The same on a btrfs that is mounted inside.
+    pub fn standalone_on(world: &World, pool: &Path) -> Setup {
+        let folder = world.folder().join("state");
+        let (state_dir, pool_flag) = (folder.to_string_lossy(), pool.to_string_lossy());
+        let arguments = ["standalone", "--state-dir", &state_dir, "--pool", &pool_flag];
+        let arguments = [&arguments[..], &["--enable-simple-quotas"]].concat();
+        let arguments = arguments.into_iter().map(str::to_owned).collect();
+        let pool = pool.to_owned();
         Setup { arguments, folder, pool, port: free_port(), name: "cobaltd".into() }
     }
 
@@ -82,6 +108,7 @@ impl Setup {
         // A killed leader's lease and an unseen change on disk are waited for again and again.
         command.args(["--lease-ttl-secs", "3", "--survey-every", "2s"]);
         command.env("RUST_LOG", "info");
+        command.env("FAILPOINTS_FILE", Failpoints::of(world, &self.name).file());
         if !failpoints.is_empty() {
             command.env("FAILPOINTS", failpoints);
         }
@@ -164,9 +191,19 @@ impl Daemon {
         self.setup.run_dir()
     }
 
+    /// To make it fail at certain points.
+    pub fn failpoints(&self) -> Failpoints {
+        Failpoints::of(&self.world, &self.setup.name)
+    }
+
     /// Its TCP port.
     pub fn tcp(&self) -> Address {
         Address::Tcp(self.setup.port)
+    }
+
+    /// Where its pool is mounted, inside.
+    pub fn pool_inside(&self) -> &Path {
+        &self.setup.pool
     }
 
     /// Its pool, from outside.
@@ -223,6 +260,16 @@ impl Daemon {
     pub fn volume(&self, name: &str) -> Option<Value> {
         let reply = self.try_call("GET", &format!("/v1/volumes/{name}"), &Value::Null).ok()?;
         (reply.status == 200).then(|| reply.json())
+    }
+
+    /// The same; `None` when it cannot be known.
+    pub fn known(&self, name: &str) -> Option<Option<Value>> {
+        let reply = self.try_call("GET", &format!("/v1/volumes/{name}"), &Value::Null).ok()?;
+        match reply.status {
+            200 => Some(Some(reply.json())),
+            404 => Some(None),
+            _ => None,
+        }
     }
 
     /// What the API says is wrong, one sentence each.

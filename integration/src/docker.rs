@@ -132,6 +132,14 @@ impl Dockerd {
         self.must(&["run", "--rm", "-v", &mount, IMAGE, "sh", "-c", script])
     }
 
+    /// Creates a volume of ours.
+    ///
+    /// # Panics
+    /// When it is not made.
+    pub fn create(&self, volume: &str) {
+        self.must(&["volume", "create", "-d", "cobalt", "-o", "size=64M", volume]);
+    }
+
     /// Starts a container called `name` that has `volume` at /data and does nothing until it is
     /// stopped, which is quick.
     ///

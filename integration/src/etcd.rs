@@ -131,6 +131,27 @@ impl Eye {
         kvs.iter().map(entry).collect()
     }
 
+    /// Every key with its value, as JSON.
+    ///
+    /// # Panics
+    /// When etcd does not answer.
+    pub fn values(&self) -> BTreeMap<String, Value> {
+        let question = json!({ "key": ALL, "range_end": ALL });
+        let answer = poll(LIMIT, || self.ask("/v3/kv/range", &question));
+        pairs(&answer.expect("etcd answers"))
+    }
+
+    /// What was written at this very revision: keys with their values. Removals are not seen.
+    ///
+    /// # Panics
+    /// When etcd does not answer, or has forgotten it.
+    pub fn written_at(&self, revision: i64) -> BTreeMap<String, Value> {
+        let at = revision.to_string();
+        let question =
+            json!({ "key": ALL, "range_end": ALL, "revision": at, "min_mod_revision": at });
+        pairs(&self.ask("/v3/kv/range", &question).expect("etcd answers"))
+    }
+
     /// The keys that tell of volumes and tokens: those that change without anybody asking, such
     /// as beats and the election, are left out.
     pub fn wishes(&self) -> BTreeMap<String, i64> {
@@ -160,6 +181,14 @@ impl Eye {
         let reply = request(&self.0, "POST", path, &[], body.as_bytes(), LIMIT).ok()?;
         (reply.status == 200).then(|| reply.json())
     }
+}
+
+/// Keys and values of a range, the values read as JSON.
+fn pairs(answer: &Value) -> BTreeMap<String, Value> {
+    let kvs = answer["kvs"].as_array().cloned().unwrap_or_default();
+    let text = |field: &Value| unbase64(field.as_str().unwrap_or_default());
+    let value = |kv: &Value| serde_json::from_str(&text(&kv["value"])).unwrap_or(Value::Null);
+    kvs.iter().map(|kv| (text(&kv["key"]), value(kv))).collect()
 }
 
 /// The gateway writes 64-bit numbers as texts.

@@ -9,14 +9,18 @@
 )]
 
 pub mod binaries;
+pub mod boot;
 pub mod cluster;
 pub mod cobalt;
 pub mod docker;
 pub mod etcd;
+pub mod failpoints;
 pub mod http;
 pub mod loopfs;
 pub mod plugin;
 pub mod process;
 pub mod recorder;
+pub mod snapshot;
 pub mod wait;
+pub mod walker;
 pub mod world;

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::binaries::binary;
 use crate::cobalt::Daemon;
+use crate::failpoints::Failpoints;
 use crate::http::{Address, Reply, request};
 use crate::process::Process;
 use crate::wait::eventually;
@@ -72,6 +73,7 @@ impl PluginSetup {
         let mut command = world.command(binary("cobalt-docker-plugin"));
         command.args(["--api", &self.api, "--socket", &self.socket, "--run-dir", &self.run_dir]);
         command.arg("--state-dir").arg(&self.state_dir).args(&self.arguments);
+        command.env("FAILPOINTS_FILE", Failpoints::of(world, &self.name).file());
         let process = Process::start(world, &self.name, command);
         Plugin { process, setup: self.clone(), world: world.clone() }
     }
@@ -133,6 +135,11 @@ impl Plugin {
     /// Its socket, from outside.
     pub fn socket(&self) -> Address {
         Address::Unix(self.world.outside(&self.setup.socket))
+    }
+
+    /// To make it fail at certain points.
+    pub fn failpoints(&self) -> Failpoints {
+        Failpoints::of(&self.world, &self.setup.name)
     }
 
     /// Its state folder.

@@ -44,11 +44,8 @@ impl Recorder {
     /// When it cannot listen.
     pub fn start(listen: &Path, plugin: &Path) -> Recorder {
         let listener = UnixListener::bind(listen).expect("a socket for the recorder");
-        let recorder = Recorder {
-            listen: listen.to_owned(),
-            log: Arc::default(),
-            ended: Arc::default(),
-        };
+        let recorder =
+            Recorder { listen: listen.to_owned(), log: Arc::default(), ended: Arc::default() };
         let (plugin, log) = (plugin.to_owned(), Arc::clone(&recorder.log));
         let ended = Arc::clone(&recorder.ended);
         std::thread::spawn(move || {

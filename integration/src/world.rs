@@ -124,10 +124,15 @@ impl World {
             .expect("nsenter, of the package util-linux")
     }
 
+    /// The kernel's table of what is mounted inside.
+    pub fn mount_table(&self) -> String {
+        let table = format!("/proc/{}/mountinfo", self.0.first);
+        std::fs::read_to_string(table).expect("the mount table")
+    }
+
     /// Paths mounted inside, below the world's folder.
     pub fn mounts(&self) -> Vec<String> {
-        let table = format!("/proc/{}/mountinfo", self.0.first);
-        let table = std::fs::read_to_string(table).expect("the mount table");
+        let table = self.mount_table();
         let prefix = format!("{}/", self.folder().display());
         let at = |line: &str| line.split(' ').nth(4).map(str::to_owned);
         table.lines().filter_map(at).filter(|path| path.starts_with(&prefix)).collect()

@@ -12,10 +12,6 @@ use serde_json::Value;
 
 const CREATE: [&str; 4] = ["volume", "create", "-d", "cobalt"];
 
-fn create(c: &Cluster, name: &str) {
-    c.dockerd.must(&[&CREATE[..], &[name]].concat());
-}
-
 fn inspect(c: &Cluster, what: &[&str]) -> Value {
     let text = c.dockerd.must(what);
     serde_json::from_str::<Value>(&text).unwrap()[0].clone()
@@ -31,7 +27,7 @@ fn expect_no_mounts(c: &Cluster) {
 #[test]
 fn a_named_volume_is_activated_created_mounted_unmounted_and_removed_once() {
     with_recorded_cluster(|c, calls| {
-        create(c, "web");
+        c.dockerd.create("web");
         c.dockerd.in_container("web", "echo hello > /data/file");
         let folders = c.daemon.folders();
         assert_eq!(folders.len(), 1);
@@ -75,7 +71,7 @@ fn volumes_from_another_container_are_mounted_once_for_each() {
 #[test]
 fn a_running_container_is_one_mount_and_a_copy_is_one_more_with_its_unmount() {
     with_recorded_cluster(|c, calls| {
-        create(c, "web");
+        c.dockerd.create("web");
         c.dockerd.keep_running("user", "web");
         assert_eq!(calls.changes(), [1, 1, 0, 0]);
         c.dockerd.must(&["exec", "user", "sh", "-c", "echo hello > /data/f"]);
@@ -96,7 +92,7 @@ fn a_running_container_is_one_mount_and_a_copy_is_one_more_with_its_unmount() {
 #[test]
 fn a_mount_that_failed_is_not_followed_by_an_unmount() {
     with_recorded_cluster(|c, calls| {
-        create(c, "web");
+        c.dockerd.create("web");
         // With the node's file away the volume is another machine's.
         let nodes = c.world.outside(c.daemon.run_dir()).join("nodes");
         let away = nodes.with_file_name("away");
@@ -116,7 +112,7 @@ fn a_mount_that_failed_is_not_followed_by_an_unmount() {
 #[test]
 fn a_list_is_one_call_and_a_path_is_never_asked_for() {
     with_recorded_cluster(|c, calls| {
-        create(c, "web");
+        c.dockerd.create("web");
         c.dockerd.keep_running("user", "web");
         calls.forget();
         let listed = c.dockerd.must(&["volume", "ls", "--format", "{{.Driver}} {{.Name}}"]);
@@ -124,7 +120,10 @@ fn a_list_is_one_call_and_a_path_is_never_asked_for() {
         assert_eq!(calls.count("List"), 1);
         let shown = inspect(c, &["inspect", "user"]);
         let mount = &shown["Mounts"][0];
-        assert_eq!((mount["Name"].as_str(), mount["Driver"].as_str()), (Some("web"), Some("cobalt")));
+        assert_eq!(
+            (mount["Name"].as_str(), mount["Driver"].as_str()),
+            (Some("web"), Some("cobalt"))
+        );
         c.dockerd.must(&["rm", "-f", "user"]);
         assert_eq!((calls.count("Path"), calls.count("Activate")), (0, 0));
     });
@@ -133,7 +132,7 @@ fn a_list_is_one_call_and_a_path_is_never_asked_for() {
 #[test]
 fn an_unknown_name_is_asked_for_once_and_a_known_one_shows_its_status() {
     with_recorded_cluster(|c, calls| {
-        create(c, "web");
+        c.dockerd.create("web");
         calls.forget();
         let said = c.dockerd.must_not(&["volume", "inspect", "nobody"]);
         assert!(said.to_lowercase().contains("no such volume"), "{said}");
@@ -155,8 +154,8 @@ fn a_name_that_another_driver_has_must_be_unique_and_the_same_driver_may_repeat_
         let said = c.dockerd.must_not(&[&CREATE[..], &["web"]].concat());
         assert!(said.contains("must be unique"), "{said}");
         assert_eq!(c.daemon.volume("web"), None);
-        create(c, "shop");
-        create(c, "shop");
+        c.dockerd.create("shop");
+        c.dockerd.create("shop");
         let said = c.dockerd.must_not(&["volume", "create", "-d", "local", "shop"]);
         assert!(said.contains("must be unique"), "{said}");
     });
@@ -165,7 +164,7 @@ fn a_name_that_another_driver_has_must_be_unique_and_the_same_driver_may_repeat_
 #[test]
 fn the_driver_of_a_volume_is_remembered_over_a_restart_of_dockerd() {
     with_recorded_cluster(|c, calls| {
-        create(c, "web");
+        c.dockerd.create("web");
         c.dockerd.in_container("web", "echo hello > /data/file");
         // One that was never created here is only known by being asked for.
         c.daemon.create("probed", "64M");
@@ -186,8 +185,8 @@ fn the_driver_of_a_volume_is_remembered_over_a_restart_of_dockerd() {
 fn a_volume_deleted_behind_dockers_back_can_be_made_again_with_other_options() {
     with_cluster(|c| {
         let gone = |name: &str| {
-            let output = c.daemon.cobalt(&["volume", "rm", "--yes", name]);
-            assert!(output.status.success(), "{output:?}");
+            let path = format!("/v1/volumes/{name}?wait=gone");
+            assert_eq!(c.daemon.call("DELETE", &path, &Value::Null).status, 204);
             // The plugin hears of it when it reads the list next.
             eventually("the plugin knows", Duration::from_secs(20), || {
                 !c.dockerd.must(&["volume", "ls", "-q"]).contains(name)
@@ -207,7 +206,7 @@ fn a_volume_deleted_behind_dockers_back_can_be_made_again_with_other_options() {
 #[test]
 fn a_dead_plugin_does_not_hold_up_other_volumes() {
     with_cluster(|c| {
-        create(c, "web");
+        c.dockerd.create("web");
         c.plugin.process.freeze();
         let begin = Instant::now();
         c.dockerd.must(&["volume", "create", "-d", "local", "other"]);

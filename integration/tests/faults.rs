@@ -1,105 +1,56 @@
-//! Daemons killed at each step, an etcd that dies: every wish comes to its end by itself.
+//! The daemon is struck at each of its effects on the outside, before and after it, in four
+//! ways: killed, by a panic, by an error, by a delay beyond its lease. Every time everything
+//! comes to its end by itself, and the witnesses agree.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::collections::BTreeSet;
+mod deeds;
+
 use std::time::Duration;
 
 use cobalt_failpoint::Effect;
 use cobalt_integration::cobalt::{Daemon, Setup};
+use cobalt_integration::failpoints::Kind;
+use cobalt_integration::snapshot::Witnesses;
 use cobalt_integration::wait::{eventually, poll};
-use cobalt_integration::world::World;
-use serde_json::{Value, json};
+use cobalt_integration::world::{World, expect_nothing_left};
+use deeds::{CREATE, DELETE, Deed, PURGE, RESIZE, START, TOKEN};
 
 const SOON: Duration = Duration::from_secs(30);
+const STRANGERS: &[&str] = &["stranger"];
 
-/// What a sweep does to one volume, how its end is known, and where it must have passed.
-struct Deed {
-    flags: &'static [&'static str],
-    /// Brings the volume to where the deed begins.
-    prepare: fn(&Daemon, &str),
-    ask: fn(&Daemon, &str) -> std::io::Result<u16>,
-    /// Whether the wish was kept, seen after a crash. One that was lost may be asked again.
-    is_wished: fn(&Daemon, &str) -> bool,
-    is_done: fn(&Daemon, &str) -> bool,
-    effects: &'static [Effect],
-}
+/// Effects that the plugin has, swept in plugin_faults.rs.
+const OF_THE_PLUGIN: &[Effect] = &[
+    Effect::FolderShare,
+    Effect::FolderUnshare,
+    Effect::MountPointMake,
+    Effect::VolumeMount,
+    Effect::VolumeUnmount,
+    Effect::MountPointRemove,
+    Effect::HoldersWrite,
+    Effect::ViewWrite,
+    Effect::StateReplace,
+];
 
-const CREATE: Deed = Deed {
-    flags: &[],
-    prepare: |_, _| (),
-    ask: |daemon, name| {
-        let path = format!("/v1/volumes/{name}?wait=ready&timeout_secs=20");
-        Ok(daemon.try_call("PUT", &path, &json!({ "size": "16M" }))?.status)
-    },
-    is_wished: |daemon, name| daemon.volume(name).is_some(),
-    is_done: |daemon, name| has_size(daemon, name, 16),
-    effects: &[
-        Effect::WishCreate,
-        Effect::EngineSave,
-        Effect::SubvolumeCreate,
-        Effect::SubvolumeDress,
-        Effect::IdentityWrite,
-        Effect::PoolSettle,
-        Effect::AgentSave,
-    ],
-};
+/// Effects of the very first start, struck in a fresh folder each.
+const FIRST_START: &[Effect] = &[
+    Effect::ImageMake,
+    Effect::ImageName,
+    Effect::LoopAttach,
+    Effect::PoolMount,
+    Effect::PoolLayout,
+    Effect::QuotaEnable,
+    Effect::PoolMark,
+    Effect::ClusterCreate,
+    Effect::NodeSave,
+];
 
-const RESIZE: Deed = Deed {
-    flags: &[],
-    prepare: |daemon, name| drop(daemon.create(name, "16M")),
-    ask: |daemon, name| {
-        let path = format!("/v1/volumes/{name}?wait=ready&timeout_secs=20");
-        Ok(daemon.try_call("PATCH", &path, &json!({ "size": "32M" }))?.status)
-    },
-    is_wished: |daemon, name| daemon.volume(name).unwrap()["size_bytes"] == 32 << 20,
-    is_done: |daemon, name| has_size(daemon, name, 32),
-    effects: &[Effect::WishChange, Effect::LimitSet, Effect::AgentSave],
-};
-
-const DELETE: Deed = Deed {
-    flags: &[],
-    prepare: |daemon, name| drop(daemon.create(name, "16M")),
-    ask: delete,
-    is_wished: |daemon, name| daemon.volume(name).is_none_or(|v| v["phase"] == "deleting"),
-    is_done: |daemon, name| daemon.volume(name).is_none(),
-    effects: &[
-        Effect::WishChange,
-        Effect::TicketWrite,
-        Effect::TrashRename,
-        Effect::IdentityRemove,
-        Effect::PoolSettle,
-        Effect::RecordForget,
-    ],
-};
-
-/// Deleting when the trash keeps nothing.
-const PURGE: Deed = Deed {
-    flags: &["--trash-hold", "0s"],
-    is_done: |daemon, name| daemon.volume(name).is_none() && daemon.trash().is_empty(),
-    effects: &[Effect::TrashDestroy],
-    ..DELETE
-};
-
-fn delete(daemon: &Daemon, name: &str) -> std::io::Result<u16> {
-    let path = format!("/v1/volumes/{name}?wait=gone&timeout_secs=20");
-    Ok(daemon.try_call("DELETE", &path, &Value::Null)?.status)
-}
-
-/// Whether it is ready as wished, with `mib` as its limit on disk.
-fn has_size(daemon: &Daemon, name: &str, mib: u64) -> bool {
-    daemon.volume(name).is_some_and(|volume| {
-        volume["phase"] == "ready"
-            && volume["size_bytes"] == mib << 20
-            && volume["generation"] == volume["applied_generation"]
-    })
-}
+/// Effects of the end.
+const STOP: &[Effect] = &[Effect::PoolUnmount, Effect::LoopDetach, Effect::LeaseEnd];
 
 /// A subvolume that no record knows, with a file in it, where a careless daemon would look.
 fn seed_stranger(world: &World, daemon: &Daemon) {
-    let pool = daemon.state_dir().join("pool");
-    eventually("the pool is laid out", SOON, || daemon.pool().join("volumes").exists());
     for place in ["volumes/stranger", "stranger"] {
-        let path = pool.join(place);
+        let path = daemon.pool_inside().join(place);
         world.run("btrfs", &["-q", "subvolume", "create", &path.to_string_lossy()]);
         std::fs::write(world.outside(&path).join("file"), "mine").unwrap();
     }
@@ -112,104 +63,159 @@ fn expect_stranger(daemon: &Daemon) {
     }
 }
 
-/// The folders in the pool are those of the volumes, and the stranger.
-fn folders_fit(daemon: &Daemon) -> bool {
-    let reply = daemon.call("GET", "/v1/volumes?limit=1000", &Value::Null).json();
-    let volumes = reply["volumes"].as_array().cloned().unwrap_or_default();
-    let mut ids: Vec<String> =
-        volumes.iter().filter_map(|volume| volume["id"].as_str().map(str::to_owned)).collect();
-    ids.push("stranger".to_owned());
-    ids.sort();
-    daemon.folders() == ids
+fn witnesses<'a>(world: &'a World, daemon: &Daemon, strangers: &'a [&str]) -> Witnesses<'a> {
+    let pool = daemon.pool_inside().to_owned();
+    Witnesses { world, eye: daemon.etcd(), pool, plugin: None, dockerd: None, strangers }
 }
 
-/// Kills the daemon at `point` while it does `deed` to the volume `name`; whether it was there.
-fn kill_at(daemon: &mut Daemon, deed: &Deed, name: &str, point: &str) -> bool {
-    // A start passes some points too: then it is let pass once more, until the deed is reached.
-    for passes in 0..6 {
-        daemon.process.stop(SOON);
-        let skip = if passes == 0 { String::new() } else { format!("{passes}*off->") };
-        daemon.start_again(&format!("{point}={skip}return(kill)"));
-        let ready = poll(SOON, || {
-            let alive = daemon.process.is_alive();
-            (!alive || daemon.is_ready()).then_some(alive)
-        });
-        if ready == Some(true) {
-            break;
-        }
-        daemon.start_again("");
-        daemon.wait_until_ready();
-    }
+/// Strikes the daemon at `point` while it does `deed` to the volume `name`, and waits until all
+/// is well again.
+fn strike(
+    world: &World,
+    daemon: &mut Daemon,
+    deed: &Deed,
+    name: &str,
+    (point, kind): (&str, Kind),
+) {
+    let at = format!("{point}, {kind:?}");
+    let failpoints = daemon.failpoints();
+    (deed.prepare)(daemon, name);
+    failpoints.set(point, kind);
     let answer = (deed.ask)(daemon, name);
-    // What happens after the answer, such as emptying the trash, is given a moment.
-    let moment = Duration::from_millis(if deed.flags.is_empty() { 300 } else { 3000 });
-    let died = daemon.process.wait(moment).is_some();
-    if !died {
-        // It was not there: what follows is not to run into the failpoint either.
-        daemon.process.stop(SOON);
+    // What happens after the answer, such as emptying the trash, is waited for.
+    let reached = poll(Duration::from_secs(6), || failpoints.was_reached(point).then_some(()));
+    assert!(reached.is_some(), "{at}: never reached: is cobaltd built with failpoints?");
+    if kind == Kind::Kill {
+        assert!(daemon.process.wait(SOON).is_some(), "{at}: it was not killed");
     }
-    daemon.start_again("");
-    daemon.wait_until_ready();
-    if !(deed.is_wished)(daemon, name) {
-        let acknowledged = answer.is_ok_and(|status| status < 300);
-        assert!(!acknowledged, "{point}: what was acknowledged is lost");
-        (deed.ask)(daemon, name).unwrap();
-    }
-    eventually(&format!("{name} is done after a crash at {point}"), SOON, || {
-        (deed.is_done)(daemon, name)
+    failpoints.clear();
+    let mut acknowledged = answer.is_ok_and(|status| status < 300);
+    let healed = poll(SOON, || {
+        mend(daemon)?;
+        if !(deed.is_wished)(daemon, name)? {
+            assert!(!acknowledged, "{at}: what was acknowledged is lost");
+            acknowledged = (deed.ask)(daemon, name).is_ok_and(|status| status < 300);
+        }
+        (deed.is_done)(daemon, name).then_some(())
     });
-    eventually(&format!("the pool fits the records after {point}"), SOON, || folders_fit(daemon));
-    died
+    assert!(healed.is_some(), "{at}: {name} is not done");
+    witnesses(world, daemon, STRANGERS).settle(&at, SOON);
+}
+
+/// Starts it again if it has ended; whether it is ready.
+fn mend(daemon: &mut Daemon) -> Option<()> {
+    if !daemon.process.is_alive() {
+        daemon.start_again("");
+    }
+    daemon.is_ready().then_some(())
 }
 
 fn sweep(deed: &Deed) {
     let world = World::new();
     let mut daemon = Setup::standalone(&world).with(deed.flags).start(&world);
+    daemon.create("bystander", "4M");
     seed_stranger(&world, &daemon);
-    let mut reached = BTreeSet::new();
-    for effect in Effect::ALL {
-        for point in effect.points() {
-            let name = format!("volume-{}", point.replace('.', "-"));
-            (deed.prepare)(&daemon, &name);
-            if kill_at(&mut daemon, deed, &name, point) {
-                reached.insert(point);
-            }
-            expect_stranger(&daemon);
-            if daemon.volume(&name).is_some() {
-                assert_eq!(delete(&daemon, &name).unwrap(), 204, "{point}");
-            }
-        }
+    for (point, kind) in points(deed.effects) {
+        let name = format!("{}-{kind:?}", point.replace('.', "-"));
+        strike(&world, &mut daemon, deed, &name, (point, kind));
     }
-    let wanted: BTreeSet<_> = deed.effects.iter().flat_map(|effect| effect.points()).collect();
-    let missed: Vec<_> = wanted.difference(&reached).collect();
-    assert!(missed.is_empty(), "never died at {missed:?}: is cobaltd built with failpoints?");
+    expect_stranger(&daemon);
+    assert_eq!(daemon.volume("bystander").unwrap()["phase"], "ready");
+}
+
+fn points(effects: &[Effect]) -> Vec<(&'static str, Kind)> {
+    let points = effects.iter().flat_map(|effect| effect.points());
+    points.flat_map(|point| Kind::ALL.map(|kind| (point, kind))).collect()
 }
 
 #[test]
-fn a_create_killed_at_any_step_comes_to_its_end() {
+fn a_create_struck_at_any_step_comes_to_its_end() {
     sweep(&CREATE);
 }
 
 #[test]
-fn a_resize_killed_at_any_step_comes_to_its_end() {
+fn a_resize_struck_at_any_step_comes_to_its_end() {
     sweep(&RESIZE);
 }
 
 #[test]
-fn a_delete_killed_at_any_step_comes_to_its_end() {
+fn a_delete_struck_at_any_step_comes_to_its_end() {
     sweep(&DELETE);
 }
 
 #[test]
-fn emptying_the_trash_killed_at_any_step_comes_to_its_end() {
+fn emptying_the_trash_struck_at_any_step_comes_to_its_end() {
     sweep(&PURGE);
 }
 
 #[test]
+fn tokens_struck_at_any_step_are_made_and_revoked() {
+    sweep(&TOKEN);
+}
+
+#[test]
+fn a_start_struck_at_any_step_comes_to_its_end() {
+    sweep(&START);
+}
+
+#[test]
+fn the_first_start_struck_at_any_step_comes_to_its_end() {
+    let world = World::new();
+    for (point, kind) in points(FIRST_START) {
+        let at = format!("{point}, {kind:?}");
+        let name = format!("{}-{kind:?}", point.replace('.', "-"));
+        let setup = Setup::standalone_in(&world, &name);
+        let failpoints = cobalt_integration::failpoints::Failpoints::of(&world, "cobaltd");
+        failpoints.set(point, kind);
+        let mut daemon = setup.launch(&world, "");
+        let reached = poll(SOON, || failpoints.was_reached(point).then_some(()));
+        assert!(reached.is_some(), "{at}: never reached");
+        if kind == Kind::Kill {
+            assert!(daemon.process.wait(SOON).is_some(), "{at}: it was not killed");
+        }
+        failpoints.clear();
+        let made = poll(SOON, || {
+            mend(&mut daemon)?;
+            drop(deeds::create(&daemon, "web"));
+            (CREATE.is_done)(&daemon, "web").then_some(())
+        });
+        assert!(made.is_some(), "{at}: nothing can be made");
+        witnesses(&world, &daemon, &[]).settle(&at, SOON);
+        assert!(daemon.process.stop(SOON).success(), "{at}");
+        assert!(!daemon.state_dir().join("pool.img.making").exists(), "{at}");
+        expect_nothing_left(&world);
+        std::fs::remove_dir_all(daemon.state_dir()).unwrap();
+    }
+}
+
+#[test]
+fn a_stop_struck_at_any_step_is_healed_by_the_next_start() {
+    let world = World::new();
+    let mut daemon = Setup::standalone_in(&world, "state").start(&world);
+    daemon.create("web", "4M");
+    for (point, kind) in points(STOP) {
+        let at = format!("{point}, {kind:?}");
+        let failpoints = daemon.failpoints();
+        failpoints.set(point, kind);
+        daemon.process.term();
+        assert!(daemon.process.wait(SOON).is_some(), "{at}: it did not end");
+        assert!(failpoints.was_reached(point), "{at}: never reached");
+        failpoints.clear();
+        daemon.start_again("");
+        eventually(&format!("it is ready after {at}"), SOON, || mend(&mut daemon).is_some());
+        witnesses(&world, &daemon, &[]).settle(&at, SOON);
+    }
+    assert!(daemon.process.stop(SOON).success());
+    expect_nothing_left(&world);
+}
+
+#[test]
 fn every_effect_is_reached_by_some_sweep() {
-    let deeds = [CREATE, RESIZE, DELETE, PURGE];
+    let deeds = [CREATE, RESIZE, DELETE, PURGE, TOKEN, START].map(|deed| deed.effects);
+    let others = [FIRST_START, STOP, OF_THE_PLUGIN];
     for effect in Effect::ALL {
-        assert!(deeds.iter().any(|deed| deed.effects.contains(&effect)), "{effect:?}");
+        let swept = deeds.iter().chain(&others).any(|effects| effects.contains(effect));
+        assert!(swept, "{effect:?}");
     }
 }
 
@@ -219,7 +225,9 @@ fn wishes_made_while_etcd_is_killed_again_and_again_come_to_their_end() {
     let daemon = Setup::standalone(&world).start(&world);
     seed_stranger(&world, &daemon);
     let names: Vec<String> = (0..20).map(|n| format!("volume-{n}")).collect();
-    for (kept, ask) in [(true, CREATE.ask), (false, delete)] {
+    let asks: [(bool, fn(&Daemon, &str) -> std::io::Result<u16>); 2] =
+        [(true, deeds::create), (false, deeds::delete)];
+    for (kept, ask) in asks {
         std::thread::scope(|scope| {
             let killer = scope.spawn(|| {
                 for _ in 0..5 {
@@ -241,7 +249,7 @@ fn wishes_made_while_etcd_is_killed_again_and_again_come_to_their_end() {
                     && kept == daemon.volume(name).is_some()
             });
         }
-        eventually("the pool fits the records", SOON, || folders_fit(&daemon));
+        witnesses(&world, &daemon, STRANGERS).settle("etcd was killed", SOON);
     }
     expect_stranger(&daemon);
 }

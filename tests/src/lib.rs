@@ -15,6 +15,7 @@ use cobalt_store::{
 };
 use cobaltd::agent::{Agent, AgentOptions};
 use cobaltd::engine::Engine;
+use cobaltd::metrics::EngineMeter;
 use cobaltd::stop::{self, Stopper};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -78,6 +79,7 @@ impl Cluster {
             follower: Follower::start(&self.store, || 0),
             session: session.clone(),
             who: who.to_owned(),
+            meter: EngineMeter::default(),
         };
         Running { stopper, task: tokio::spawn(engine.run(stop)), session }
     }

@@ -1,4 +1,4 @@
-//! A client of the API over `unix://` and `http://`: one method per call, each with its limit.
+//! A client of the API over `unix://`, `http://` and `https://`: one method per call, each with its limit.
 //!
 //! It reads and writes the shapes of [`crate::wire`] and decides nothing about volumes. Names
 //! go to the API as they are given (encoded), so that the API alone judges them.
@@ -6,6 +6,7 @@
 mod endpoint;
 mod error;
 mod path;
+mod tls;
 mod transport;
 
 use std::sync::Arc;
@@ -26,6 +27,8 @@ use crate::wire::{
 
 pub use self::endpoint::{BadEndpoint, Endpoint};
 pub use self::error::ClientError;
+pub use self::tls::BadCa;
+use self::tls::Trust;
 
 /// A client of one cluster's API. Clones share their connections.
 #[derive(Clone)]
@@ -74,7 +77,21 @@ impl Client {
     /// A client that uses the first endpoint that answers, for as long as it answers. Connects
     /// only when the first call is made.
     pub fn new(endpoints: Vec<Endpoint>, token: Option<String>) -> Client {
-        Client { transport: Arc::new(Transport::new(endpoints, token)) }
+        Client { transport: Arc::new(Transport::new(endpoints, token, None)) }
+    }
+
+    /// The same, believing only the authorities in this PEM text about `https://` endpoints, and
+    /// not those of the system.
+    ///
+    /// # Errors
+    /// When there is no certificate in it, or one that cannot be used.
+    pub fn with_ca(
+        endpoints: Vec<Endpoint>,
+        token: Option<String>,
+        pem: &[u8],
+    ) -> Result<Client, BadCa> {
+        let trust = Trust::in_pem(pem)?;
+        Ok(Client { transport: Arc::new(Transport::new(endpoints, token, Some(trust))) })
     }
 
     /// Makes a volume, or finds that it is there as wished.

@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod error;
+pub mod shapes;
 pub mod wire;
 
 /// What a caller may check before it asks: the names and values the API itself parses.

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::shapes;
+
 /// A size in a request: a number of bytes, or a text such as `"10G"` (powers of 1024).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Size {
     /// Bytes.
@@ -23,26 +25,32 @@ pub struct VolumeRequest {
     /// The quota. Default: the cluster's default size.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
-    /// Labels to find it by.
+    /// Labels to find it by; 64 at most.
+    #[schema(value_type = Option<BTreeMap<shapes::LabelKey, shapes::LabelValue>>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<BTreeMap<String, String>>,
     /// Placement constraints, each `key=value` or `key!=value` on node labels; the key `node`
     /// is the node's name.
+    #[schema(value_type = Option<Vec<shapes::Constraint>>, max_items = 64)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub constraints: Option<Vec<String>>,
     /// `zstd`, `lzo`, `zlib` or `none`. Default: `none`.
+    #[schema(value_type = Option<shapes::Compression>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compression: Option<String>,
     /// New files are made without copy-on-write. Default: false.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nocow: Option<bool>,
     /// Owner of the volume's root directory. Default: 0.
+    #[schema(value_type = Option<shapes::Owner>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
     /// Group of the volume's root directory. Default: 0.
+    #[schema(value_type = Option<shapes::Owner>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gid: Option<u32>,
     /// Mode of the volume's root directory, in octal. Default: `"0755"`.
+    #[schema(value_type = Option<shapes::Mode>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
 }
@@ -52,6 +60,7 @@ pub struct VolumeRequest {
 #[serde(deny_unknown_fields)]
 pub struct VolumeChange {
     /// The new quota.
+    #[schema(value_type = Size, required)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
 }
@@ -200,7 +209,7 @@ pub struct NodeList {
 }
 
 /// What is going on, on one screen.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// The cluster's name.
     pub cluster: String,
@@ -220,6 +229,77 @@ pub struct Status {
     pub nodes: u64,
     /// What is wrong, one sentence each.
     pub alarms: Vec<String>,
+    /// Those of the alarms that are not about one volume.
+    #[serde(default)]
+    pub cluster_alarms: Vec<String>,
+    /// What each of etcd's endpoints said when it was asked just now.
+    #[serde(default)]
+    pub etcd: Vec<EtcdEndpoint>,
+    /// Pools that are near full, or promised to volumes almost as far as they may be.
+    #[serde(default)]
+    pub pools_near_full: Vec<PoolUse>,
+    /// Volumes that are not as wished, in the order of their names. The first ten.
+    #[serde(default)]
+    pub volumes_in_need: Vec<VolumeInNeed>,
+    /// How many there are.
+    #[serde(default)]
+    pub volumes_in_need_count: u64,
+    /// Volumes whose size no quota enforces.
+    #[serde(default)]
+    pub sizes_not_enforced: u64,
+    /// Subvolumes in all pools that no record knows; left alone.
+    #[serde(default)]
+    pub orphan_count: u64,
+    /// Records that cannot be read; left alone.
+    #[serde(default)]
+    pub unreadable_records: u64,
+}
+
+/// One endpoint of etcd, as it was found just now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EtcdEndpoint {
+    /// Its URL.
+    pub url: String,
+    /// This daemon uses it.
+    pub active: bool,
+    /// It answers and sees a leader among etcd's servers.
+    pub healthy: bool,
+    /// Its version; null while it does not answer.
+    pub version: Option<String>,
+    /// The size of its database; null while it does not answer.
+    pub db_size_bytes: Option<u64>,
+    /// What it complains of itself.
+    pub alarms: Vec<String>,
+    /// Why it is not healthy; null when it is.
+    pub trouble: Option<String>,
+}
+
+/// How far a pool is used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolUse {
+    /// The node's name.
+    pub node: String,
+    /// Size of the pool.
+    pub capacity_bytes: u64,
+    /// What is in use in it.
+    pub used_bytes: u64,
+    /// What of that deleted volumes hold; it is given up when room is needed.
+    pub trash_bytes: u64,
+    /// The sizes of its volumes.
+    pub reserved_bytes: u64,
+    /// How much of it volumes may reserve.
+    pub limit_bytes: u64,
+}
+
+/// A volume that is not as wished.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeInNeed {
+    /// What people call it.
+    pub name: String,
+    /// How far it has come.
+    pub phase: Phase,
+    /// Why it is not as wished; null while it is being worked on.
+    pub reason: Option<String>,
 }
 
 /// What a token's holder may do.
@@ -252,6 +332,7 @@ pub struct TokenRequest {
     /// What its holder may do.
     pub role: Role,
     /// Whom it is for.
+    #[schema(value_type = shapes::Description, required = false)]
     #[serde(default)]
     pub description: String,
 }

@@ -65,7 +65,8 @@ impl Candidate<'_> {
     fn room(&self, beat: &Beat) -> Bytes {
         let percent = u128::from(self.node.fill_limit_percent.min(100));
         let limit = u128::from(beat.capacity.0) * percent / 100;
-        let foreign = beat.used.0.saturating_sub(beat.volumes_used.0 + beat.trash_used.0);
+        let foreign =
+            beat.used.0.saturating_sub(beat.volumes_used.0).saturating_sub(beat.trash_used.0);
         // A volume over its size (written before its limit shrank) holds more than it reserves.
         let held = self.reserved.0.max(beat.volumes_used.0);
         let taken = u128::from(held) + u128::from(foreign);
@@ -192,6 +193,14 @@ mod tests {
         assert!(schedule(&wish(20, &[]), &[free(&a, &others, 0)]).is_err());
         let trash = Beat { trash_used: Bytes(80 * GIB), ..others };
         assert_eq!(schedule(&wish(20, &[]), &[free(&a, &trash, 0)]), Ok(a.id));
+    }
+
+    #[test]
+    fn a_beat_with_senseless_numbers_gives_no_room_and_no_panic() {
+        let a = node(1, &[]);
+        let all = Bytes(u64::MAX);
+        let senseless = Beat { used: all, volumes_used: all, trash_used: all, ..beat(100) };
+        assert!(schedule(&wish(1, &[]), &[free(&a, &senseless, 0)]).is_err());
     }
 
     #[test]

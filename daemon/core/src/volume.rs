@@ -176,7 +176,13 @@ impl Volume {
         match self.phase {
             Phase::Requested { .. } => {
                 let phase = Phase::Assigned { node };
-                Ok(Volume { phase, term, epoch: self.epoch + 1, trouble: None, ..self })
+                Ok(Volume {
+                    phase,
+                    term,
+                    epoch: self.epoch.saturating_add(1),
+                    trouble: None,
+                    ..self
+                })
             }
             Phase::Assigned { .. } | Phase::Ready { .. } => Err(Refusal::AlreadyPlaced),
             Phase::Deleting { .. } => Err(Refusal::BeingDeleted),
@@ -223,10 +229,10 @@ impl Volume {
             // The reason it waits for may be gone with the old wish: the Engine looks again.
             Phase::Requested { .. } => {
                 let phase = Phase::Requested { waits_for: None };
-                Ok(Volume { wish, phase, generation: self.generation + 1, ..self })
+                Ok(Volume { wish, phase, generation: self.generation.saturating_add(1), ..self })
             }
             Phase::Assigned { .. } | Phase::Ready { .. } => {
-                Ok(Volume { wish, generation: self.generation + 1, ..self })
+                Ok(Volume { wish, generation: self.generation.saturating_add(1), ..self })
             }
         }
     }
@@ -245,7 +251,9 @@ impl Volume {
     /// The Agent could not make it as wished.
     pub fn troubled(self, message: String, now_ms: i64) -> Volume {
         let (count, since_ms) = match &self.trouble {
-            Some(known) if known.message == message => (known.count + 1, known.since_ms),
+            Some(known) if known.message == message => {
+                (known.count.saturating_add(1), known.since_ms)
+            }
             Some(_) | None => (1, now_ms),
         };
         Volume { trouble: Some(Trouble { message, count, since_ms }), ..self }

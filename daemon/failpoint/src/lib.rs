@@ -1,84 +1,138 @@
 //! Where tests may make an effect on the outside fail, and the list of all such places.
 //!
 //! Every outside effect calls [`before`] and [`after`]. In ordinary builds both are empty. Built
-//! with the feature `enabled`, the variable `FAILPOINTS` chooses, for instance
-//! `FAILPOINTS=subvolume-create.after=return(kill)`: the process ends there as by `kill -9`.
+//! with the feature `enabled`, a test chooses: with the variable `FAILPOINTS` from the start, or
+//! at any time by what it writes into the file that `FAILPOINTS_FILE` names. Both say, for
+//! instance, `subvolume-create.after=return(kill)`: the process ends there as by `kill -9`.
 //! `return(error)` makes the effect fail; `panic`, `sleep(ms)` and counts such as
 //! `2*off->1*return(kill)` are those of the `fail` crate.
 
 use std::io;
 
-/// One effect on the outside: a disk, the kernel, etcd.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// The subvolume of a new volume is made.
-    SubvolumeCreate,
-    /// Owner, mode and properties of its root are set.
-    SubvolumeDress,
-    /// The identity beside it is written.
-    IdentityWrite,
-    /// What was made or moved is put on disk.
-    PoolSettle,
-    /// The limit of a volume in use is changed.
-    LimitSet,
-    /// The ticket for the trash is written.
-    TicketWrite,
-    /// The subvolume is moved into the trash.
-    TrashRename,
-    /// The identity of a deleted volume is removed.
-    IdentityRemove,
-    /// A subvolume in the trash is destroyed.
-    TrashDestroy,
-    /// The API stores a new wish.
-    WishCreate,
-    /// The API changes or withdraws a wish.
-    WishChange,
-    /// The Engine stores its decisions.
-    EngineSave,
-    /// The Agent stores what it has made.
-    AgentSave,
-    /// The Agent removes the record of what it has deleted.
-    RecordForget,
+#[cfg(feature = "enabled")]
+mod enabled;
+
+/// Makes the list of effects: one line each, so that none is left out of [`Effect::ALL`].
+macro_rules! effects {
+    ($($(#[$doc:meta])* $effect:ident = $name:literal,)*) => {
+        /// One effect on the outside: a disk, the kernel, etcd.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Effect {
+            $($(#[$doc])* $effect,)*
+        }
+
+        impl Effect {
+            /// All of them: a sweep that takes its list from here misses none.
+            pub const ALL: &[Effect] = &[$(Effect::$effect,)*];
+
+            /// The names of the two points around it.
+            pub fn points(self) -> [&'static str; 2] {
+                match self {
+                    $(Effect::$effect =>
+                        [concat!($name, ".before"), concat!($name, ".after")],)*
+                }
+            }
+        }
+    };
 }
 
-impl Effect {
-    /// All of them: a sweep that takes its list from here misses none.
-    pub const ALL: [Effect; 14] = [
-        Effect::SubvolumeCreate,
-        Effect::SubvolumeDress,
-        Effect::IdentityWrite,
-        Effect::PoolSettle,
-        Effect::LimitSet,
-        Effect::TicketWrite,
-        Effect::TrashRename,
-        Effect::IdentityRemove,
-        Effect::TrashDestroy,
-        Effect::WishCreate,
-        Effect::WishChange,
-        Effect::EngineSave,
-        Effect::AgentSave,
-        Effect::RecordForget,
-    ];
+effects! {
+    /// The subvolume of a new volume is made.
+    SubvolumeCreate = "subvolume-create",
+    /// Owner, mode and properties of its root are set.
+    SubvolumeDress = "subvolume-dress",
+    /// The identity beside it is written.
+    IdentityWrite = "identity-write",
+    /// What was made or moved is put on disk.
+    PoolSettle = "pool-settle",
+    /// The limit of a volume in use is changed.
+    LimitSet = "limit-set",
+    /// The ticket for the trash is written.
+    TicketWrite = "ticket-write",
+    /// The subvolume is moved into the trash.
+    TrashRename = "trash-rename",
+    /// The identity of a deleted volume is removed.
+    IdentityRemove = "identity-remove",
+    /// A subvolume in the trash is destroyed.
+    TrashDestroy = "trash-destroy",
+    /// The ticket of what was destroyed is removed.
+    TicketRemove = "ticket-remove",
 
-    /// The names of the two points around it.
-    pub fn points(self) -> [&'static str; 2] {
-        match self {
-            Effect::SubvolumeCreate => ["subvolume-create.before", "subvolume-create.after"],
-            Effect::SubvolumeDress => ["subvolume-dress.before", "subvolume-dress.after"],
-            Effect::IdentityWrite => ["identity-write.before", "identity-write.after"],
-            Effect::PoolSettle => ["pool-settle.before", "pool-settle.after"],
-            Effect::LimitSet => ["limit-set.before", "limit-set.after"],
-            Effect::TicketWrite => ["ticket-write.before", "ticket-write.after"],
-            Effect::TrashRename => ["trash-rename.before", "trash-rename.after"],
-            Effect::IdentityRemove => ["identity-remove.before", "identity-remove.after"],
-            Effect::TrashDestroy => ["trash-destroy.before", "trash-destroy.after"],
-            Effect::WishCreate => ["wish-create.before", "wish-create.after"],
-            Effect::WishChange => ["wish-change.before", "wish-change.after"],
-            Effect::EngineSave => ["engine-save.before", "engine-save.after"],
-            Effect::AgentSave => ["agent-save.before", "agent-save.after"],
-            Effect::RecordForget => ["record-forget.before", "record-forget.after"],
-        }
-    }
+    /// The file of a pool in a file is allocated and formatted.
+    ImageMake = "image-make",
+    /// It gets its name, and is complete.
+    ImageName = "image-name",
+    /// It is attached to a loop device.
+    LoopAttach = "loop-attach",
+    /// The pool in it is mounted.
+    PoolMount = "pool-mount",
+    /// It is unmounted at the end.
+    PoolUnmount = "pool-unmount",
+    /// The loop device is let go.
+    LoopDetach = "loop-detach",
+    /// The folders of a new pool are made.
+    PoolLayout = "pool-layout",
+    /// Quotas are turned on in a new pool.
+    QuotaEnable = "quota-enable",
+    /// A new pool says whose it is.
+    PoolMark = "pool-mark",
+    /// An etcd of our own is started.
+    EtcdStart = "etcd-start",
+
+    /// The record of the cluster is made by the first who asks.
+    ClusterCreate = "cluster-create",
+    /// The API stores a new wish.
+    WishCreate = "wish-create",
+    /// The API changes or withdraws a wish.
+    WishChange = "wish-change",
+    /// The Engine stores its decisions.
+    EngineSave = "engine-save",
+    /// The Agent stores what it has made.
+    AgentSave = "agent-save",
+    /// The Agent removes the record of what it has deleted.
+    RecordForget = "record-forget",
+    /// The configuration of a node is written.
+    NodeSave = "node-save",
+    /// The Agent says what its node is like.
+    BeatSave = "beat-save",
+    /// The Agent says what the volumes hold.
+    UsageSave = "usage-save",
+    /// The API keeps a new token.
+    TokenCreate = "token-create",
+    /// The API removes a token.
+    TokenRevoke = "token-revoke",
+    /// A process gets its lease.
+    LeaseGrant = "lease-grant",
+    /// The lease of a process that is gone, or goes, is ended.
+    LeaseEnd = "lease-end",
+    /// An Engine becomes the leader.
+    TermWin = "term-win",
+
+    /// This machine is told that it runs the node.
+    Announce = "announce",
+    /// The number of our lease is noted for our successor.
+    LeaseNote = "lease-note",
+    /// Where our own etcd answers is written down.
+    EndpointNote = "endpoint-note",
+
+    /// The plugin makes its folder a mount of its own.
+    FolderShare = "folder-share",
+    /// It takes that mount away.
+    FolderUnshare = "folder-unshare",
+    /// It makes the folder a volume is mounted on.
+    MountPointMake = "mount-point-make",
+    /// It mounts a volume.
+    VolumeMount = "volume-mount",
+    /// It unmounts a volume.
+    VolumeUnmount = "volume-unmount",
+    /// It removes the folder the volume was mounted on.
+    MountPointRemove = "mount-point-remove",
+    /// It notes on disk who uses which volume.
+    HoldersWrite = "holders-write",
+    /// It keeps its view of all volumes on disk.
+    ViewWrite = "view-write",
+    /// A new version of one of its files takes the place of the old one.
+    StateReplace = "state-replace",
 }
 
 /// Call it where `effect` is about to happen.
@@ -97,26 +151,27 @@ pub fn after(effect: Effect) -> io::Result<()> {
     reached(effect.points()[1])
 }
 
-/// Reads `FAILPOINTS`. Call it once, first thing; it does nothing in ordinary builds.
+/// Does `act`, with the places around it where tests may make it fail.
+///
+/// # Errors
+/// What `act` says, or what a test asked for.
+pub fn around<T>(effect: Effect, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    before(effect)?;
+    let done = act()?;
+    after(effect)?;
+    Ok(done)
+}
+
+/// Reads `FAILPOINTS` and `FAILPOINTS_FILE`. Call it once, first thing; it does nothing in
+/// ordinary builds.
 pub fn arm() {
     #[cfg(feature = "enabled")]
-    {
-        // The setup is undone when its guard is dropped, so the guard lives as long as we do.
-        std::mem::forget(fail::FailScenario::setup());
-    }
+    enabled::arm();
 }
 
 #[cfg(feature = "enabled")]
 fn reached(point: &str) -> io::Result<()> {
-    let outcome = fail::eval(point, |argument| match argument.as_deref() {
-        Some("error") => io::Error::other(format!("a test made {point} fail")),
-        Some(_) | None => {
-            // It does not return when it works.
-            let refused = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
-            io::Error::other(format!("{point}: the process could not end itself: {refused:?}"))
-        }
-    });
-    outcome.map_or(Ok(()), Err)
+    enabled::reached(point)
 }
 
 #[cfg(not(feature = "enabled"))]

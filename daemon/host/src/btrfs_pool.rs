@@ -8,6 +8,9 @@ mod open;
 mod steps;
 mod survey;
 
+#[cfg(fuzzing)]
+pub(crate) use open::reread;
+
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;

@@ -7,16 +7,21 @@
 mod log;
 mod ports;
 
+#[cfg(fuzzing)]
+pub(crate) use ports::reread;
+
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use cobalt_failpoint::{self as failpoint, Effect};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
@@ -257,9 +262,14 @@ impl Work {
         let mut back_off = BACK_OFF_FIRST;
         while !self.shared.lock().stopping {
             let since = Instant::now();
-            if let Err(error) = self.one_life() {
-                tracing::error!(%error, source = ?std::error::Error::source(&error), "etcd");
-                self.shared.update(|state| state.failed = Some(error));
+            // A panic must not end this thread: the kernel would end etcd with it for good.
+            match catch_unwind(AssertUnwindSafe(|| self.one_life())) {
+                Ok(Ok(())) => (),
+                Ok(Err(error)) => {
+                    tracing::error!(%error, source = ?std::error::Error::source(&error), "etcd");
+                    self.shared.update(|state| state.failed = Some(error));
+                }
+                Err(_) => tracing::error!("a fault in cobaltd: watching over etcd broke off"),
             }
             self.shared.update(|state| state.ended += 1);
             if since.elapsed() > WELL_AFTER {
@@ -281,21 +291,24 @@ impl Work {
         let (reader, writer) = std::io::pipe().map_err(refused(act))?;
         let mut command = command(&self.files.data, &self.ports)?;
         command.stdout(writer.try_clone().map_err(refused(act))?).stderr(Stdio::from(writer));
-        let mut child = command.spawn().map_err(refused(act))?;
+        failpoint::before(Effect::EtcdStart).map_err(refused(act))?;
+        let child = command.spawn().map_err(refused(act))?;
         // Our copies of the pipe's other end go with it, so that the log ends with the child.
         drop(command);
         let logging = thread::Builder::new().name("etcd-log".into()).spawn(|| log.follow(reader));
         let pid = tools::pid_of(&child);
         self.shared.update(|state| state.pid = Some(pid));
+        let life = Life { work: self, child };
+        failpoint::after(Effect::EtcdStart).map_err(refused(act))?;
         // Asked to stop while it was being started.
         if self.shared.lock().stopping {
             self.shared.signal(Signal::SIGTERM);
         }
-        if let Err(error) = self.ports.write(&self.files.ports, &child) {
+        if let Err(error) = self.ports.write(&self.files.ports, &life.child) {
             tracing::warn!(%error, "the ports of etcd are not remembered");
         }
         tools::wait_for_end(pid);
-        self.reap(&mut child);
+        drop(life);
         if let Ok(logging) = logging {
             // Its end was the pipe's end.
             let _: thread::Result<()> = logging.join();
@@ -310,6 +323,20 @@ impl Work {
             Ok(status) => tracing::debug!(%status, "etcd ended"),
             Err(error) => tracing::warn!(%error, "etcd ended"),
         }
+    }
+}
+
+/// A process of etcd that is not reaped yet. However its watching ends, it ends as well: the
+/// next one wants its data and ports.
+struct Life<'a> {
+    work: &'a Work,
+    child: Child,
+}
+
+impl Drop for Life<'_> {
+    fn drop(&mut self) {
+        self.work.shared.signal(Signal::SIGKILL);
+        self.work.reap(&mut self.child);
     }
 }
 

@@ -46,6 +46,13 @@ pub(crate) fn device_at(path: &Path) -> io::Result<Option<PathBuf>> {
     Ok(on_top.map(|mount| mount.source))
 }
 
+/// Reads bytes as a mount table.
+#[cfg(fuzzing)]
+pub(crate) fn reread(data: &[u8]) {
+    let read = data.split(|byte| *byte == b'\n').filter_map(mount);
+    assert!(read.map(|mount| mount.path.as_os_str().len()).sum::<usize>() <= data.len());
+}
+
 struct Mount {
     path: PathBuf,
     kind: String,

@@ -12,6 +12,9 @@ mod error;
 mod etcd_child;
 #[cfg(feature = "contract")]
 mod fake;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod kernel;
 mod layout;
 mod loop_pool;

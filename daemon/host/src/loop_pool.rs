@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cobalt_core::{Bytes, MIB};
+use cobalt_failpoint::{self as failpoint, Effect, around};
 use nix::fcntl::{FallocateFlags, Flock, FlockArg, fallocate};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::fstatvfs;
@@ -71,12 +72,20 @@ impl LoopPool {
         }
         let device = match attached(&file)? {
             Some(device) => device,
-            None => attach(image)?,
+            None => {
+                failpoint::before(Effect::LoopAttach).map_err(refused(act()))?;
+                let device = attach(image)?;
+                failpoint::after(Effect::LoopAttach).map_err(refused(act()))?;
+                device
+            }
         };
         fs::write(&mark, kernel::boot_id()?).map_err(refused(act()))?;
         let flags = MsFlags::MS_NOATIME | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some(&device), &mountpoint, Some("btrfs"), flags, None::<&str>)
-            .map_err(refused(act()))?;
+        around(Effect::PoolMount, || {
+            let mounted = mount(Some(&device), &mountpoint, Some("btrfs"), flags, None::<&str>);
+            mounted.map_err(io::Error::from)
+        })
+        .map_err(refused(act()))?;
         Ok(LoopPool { mountpoint, mounted: Some(device), mark, fresh })
     }
 
@@ -102,10 +111,14 @@ impl LoopPool {
         if look.map_err(refused(format!("cannot look at {path}")))?.is_none() {
             return Ok(());
         }
-        umount2(&self.mountpoint, MntFlags::UMOUNT_NOFOLLOW)
-            .map_err(refused(format!("cannot unmount the pool at {path}")))?;
+        around(Effect::PoolUnmount, || {
+            umount2(&self.mountpoint, MntFlags::UMOUNT_NOFOLLOW).map_err(io::Error::from)
+        })
+        .map_err(refused(format!("cannot unmount the pool at {path}")))?;
         let act = format!("cannot detach {}", device.display());
+        failpoint::before(Effect::LoopDetach).map_err(refused(act.clone()))?;
         LOSETUP.run(&act, &[OsStr::new("--detach"), device.as_os_str()], TOOL_LIMIT)?;
+        failpoint::after(Effect::LoopDetach).map_err(refused(act))?;
         // A mark that stays says nothing once nothing is mounted.
         let _: io::Result<()> = fs::remove_file(&self.mark);
         Ok(())
@@ -165,12 +178,17 @@ fn fill_image(file: &File, making: &Path, image: &Path, size: Bytes) -> Result<(
     // A filesystem in a file on btrfs would be copied on each write; elsewhere it is refused.
     let _: io::Result<()> = ioctl::set_nocow(file);
     let length = i64::try_from(size.0).unwrap_or(i64::MAX);
+    failpoint::before(Effect::ImageMake).map_err(refused(act()))?;
     fallocate(file, FallocateFlags::empty(), 0, length).map_err(refused(act()))?;
     MKFS_BTRFS.run(&act(), &[OsStr::new("--quiet"), making.as_os_str()], TOOL_LIMIT)?;
     file.sync_all().map_err(refused(act()))?;
-    fs::rename(making, image).map_err(refused(act()))?;
+    failpoint::after(Effect::ImageMake).map_err(refused(act()))?;
     let folder = image.parent().unwrap_or(Path::new("/"));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(refused(act()))
+    around(Effect::ImageName, || {
+        fs::rename(making, image)?;
+        File::open(folder)?.sync_all()
+    })
+    .map_err(refused(act()))
 }
 
 fn open_image(image: &Path) -> Result<File, HostError> {

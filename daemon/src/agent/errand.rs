@@ -1,6 +1,7 @@
 //! One volume, once: look, plan, take the steps, look again, write the record.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use cobalt_core::{Alarm, Plan, Seen, SubvolumeUuid, Volume, VolumeId, plan};
 use cobalt_host::{HostError, Pool};
@@ -8,6 +9,7 @@ use cobalt_store::{Change, Saved, Stored};
 
 use super::{Agent, chain};
 use crate::clock::now_ms;
+use crate::metrics::AgentMeter;
 
 /// How an errand ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,7 @@ impl Agent {
     pub(super) async fn errand(&self, id: VolumeId) -> Outcome {
         // The semaphore is never closed.
         let _permit = self.at_once.acquire().await;
+        let _running = self.meter.running();
         let Some(stored) = self.follower.read(|view| view.volume(id).cloned()) else {
             return Outcome::Done;
         };
@@ -50,11 +53,13 @@ impl Agent {
         }
         let stored = Stored { value: stored.value, revision: stored.revision };
         if self.follower.went_back() && stored.value.is_deleting() {
-            tracing::error!(%id, "not deleted: etcd went back to an earlier revision");
+            tracing::error!(volume = %stored.value.name, %id,
+                "not deleted: etcd went back to an earlier revision");
             return NOT_REPORTED;
         }
         let (pool, volume) = (self.pool.clone(), stored.value.clone());
-        let worked = tokio::task::spawn_blocking(move || work(&*pool, &volume)).await;
+        let meter = self.meter.clone();
+        let worked = tokio::task::spawn_blocking(move || work(&*pool, &volume, &meter)).await;
         match worked {
             Ok(Ok(Worked::NotOurs)) => Outcome::Done,
             Ok(Ok(Worked::Made(subvolume))) => self.made(&stored, subvolume).await,
@@ -70,10 +75,10 @@ impl Agent {
             Ok(made) if made == *stored.value => Outcome::Done,
             Ok(made) => {
                 let (name, id) = (made.name.clone(), made.id);
-                let generation = made.generation;
+                let (generation, epoch) = (made.generation, made.epoch);
                 match self.save(stored, made).await {
                     Ok(Saved::Done(_)) => {
-                        tracing::info!(%name, %id, generation, "volume ready");
+                        tracing::info!(volume = %name, %id, generation, epoch, "volume ready");
                         Outcome::Done
                     }
                     Ok(Saved::Moved) => Outcome::Done,
@@ -92,12 +97,12 @@ impl Agent {
         let gone = Stored { value: Volume::clone(&stored.value), revision: stored.revision };
         match self.store.forget_volume(&gone).await {
             Ok(Saved::Done(_)) => {
-                tracing::info!(%name, %id, "volume deleted; its data is in the trash");
+                tracing::info!(volume = %name, %id, "volume deleted; its data is in the trash");
                 Outcome::Done
             }
             Ok(Saved::Moved) => Outcome::Done,
             Err(error) => {
-                tracing::warn!(%name, %id, %error, "the record could not be removed yet");
+                tracing::warn!(volume = %name, %id, %error, "the record could not be removed yet");
                 NOT_REPORTED
             }
         }
@@ -105,7 +110,7 @@ impl Agent {
 
     async fn troubled(&self, stored: &Stored<Arc<Volume>>, why: &str) -> Outcome {
         let (name, id) = (&stored.value.name, stored.value.id);
-        tracing::error!(%name, %id, why, "volume in trouble");
+        tracing::error!(volume = %name, %id, why, "volume in trouble");
         let troubled = Volume::clone(&stored.value).troubled(why.to_owned(), now_ms());
         match self.save(stored, troubled).await {
             Ok(Saved::Done(revision)) => Outcome::Failed { reported_at: Some(revision) },
@@ -118,24 +123,24 @@ impl Agent {
         let (name, id) = (volume.name.clone(), volume.id);
         let change = Change { volume, read_at: stored.revision };
         self.saver.save(change).await.map_err(|why| {
-            tracing::warn!(%name, %id, why, "the record could not be written yet");
+            tracing::warn!(volume = %name, %id, why, "the record could not be written yet");
         })
     }
 }
 
 /// What happens in the pool. It blocks.
-fn work(pool: &dyn Pool, volume: &Volume) -> Result<Worked, ErrandError> {
+fn work(pool: &dyn Pool, volume: &Volume, meter: &AgentMeter) -> Result<Worked, ErrandError> {
     let facts = pool.facts();
     let seen = pool.look(volume.id)?;
     let steps = match plan(volume, Seen { node: facts.node, quota: facts.quota, volume: &seen })? {
         Plan::NotOurs => return Ok(Worked::NotOurs),
         Plan::Remove(steps) => {
-            take_all(pool, volume, &steps)?;
+            take_all(pool, volume, &steps, meter)?;
             return Ok(Worked::Removed);
         }
         Plan::Make(steps) => steps,
     };
-    take_all(pool, volume, &steps)?;
+    take_all(pool, volume, &steps, meter)?;
     // Done means seen: the record says what is there now, not what was asked for.
     let made = if steps.is_empty() { seen } else { pool.look(volume.id)? };
     let Some(subvolume) = made.subvolume else {
@@ -152,10 +157,14 @@ fn take_all(
     pool: &dyn Pool,
     volume: &Volume,
     steps: &[cobalt_core::Step],
+    meter: &AgentMeter,
 ) -> Result<(), HostError> {
     for step in steps {
-        tracing::debug!(id = %volume.id, ?step, "step");
-        pool.take(volume, step)?;
+        let start = Instant::now();
+        let outcome = pool.take(volume, step);
+        meter.took(step, start.elapsed(), outcome.is_ok());
+        tracing::debug!(volume = %volume.name, id = %volume.id, ?step, well = outcome.is_ok(), "step");
+        outcome?;
     }
     Ok(())
 }

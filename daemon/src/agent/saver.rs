@@ -24,11 +24,17 @@ impl Saver {
             let mut batch = Vec::with_capacity(TOGETHER);
             while asked.recv_many(&mut batch, TOGETHER).await > 0 {
                 let (changes, replies): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
-                let outcome = store.save_as_agent(&changes).await;
+                let store = store.clone();
+                // In a task of its own: a fault in one write must not end all writing.
+                let write = tokio::spawn(async move { store.save_as_agent(&changes).await });
+                let outcome = match write.await {
+                    Ok(outcome) => outcome.map_err(|error| error.to_string()),
+                    Err(panic) => Err(format!("a fault in cobaltd: {panic}")),
+                };
                 for (index, reply) in replies.into_iter().enumerate() {
                     let each = match &outcome {
                         Ok(saved) => saved.get(index).copied().ok_or("not written".to_owned()),
-                        Err(error) => Err(error.to_string()),
+                        Err(why) => Err(why.clone()),
                     };
                     // Whoever asked may have gone; the record is written all the same.
                     let _ = reply.send(each);

@@ -41,6 +41,8 @@ fn program(arguments: Arguments) -> Result<(), String> {
 fn run_standalone(arguments: StandaloneArguments) -> Result<(), String> {
     log_to_stderr(&arguments.common);
     give_up_rights(true);
+    // Said before anything is started or mounted.
+    arguments.common.tls()?;
     let ground = Ground::prepare(&arguments)?;
     let etcd = cobalt_store::EtcdOptions {
         endpoints: vec![ground.etcd_url().to_owned()],
@@ -69,6 +71,9 @@ fn block_on(config: Config) -> Result<(), String> {
 }
 
 fn give_up_rights(agent: bool) {
+    if let Err(error) = caps::raise_open_files() {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
     if let Err(error) = caps::drop_unneeded(agent) {
         tracing::warn!(%error, "rights that are not needed could not be given up");
     }

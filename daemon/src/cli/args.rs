@@ -21,17 +21,22 @@ use super::say;
 #[command(name = "cobalt", version, after_help = EXIT_CODES)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
 pub struct Args {
-    /// Where the API is: unix:///path or http://host:port. Several, with commas: the first that
-    /// answers
+    /// Where the API is: unix:///path, http://host:port or https://host:port. Several, with
+    /// commas: the first that answers
     #[arg(long, global = true, value_name = "URL", value_delimiter = ',')]
     #[arg(env = "COBALT_API", hide_env_values = true, help_heading = "Connection")]
     #[arg(default_value = "unix:///run/cobalt/cobalt.sock")]
     pub(super) api: Vec<Endpoint>,
 
-    /// File with the token for http:// addresses; nobody else may be able to read it
+    /// File with the token for http:// and https:// addresses; nobody else may be able to read it
     #[arg(long, global = true, value_name = "FILE")]
     #[arg(env = "COBALT_TOKEN_FILE", hide_env_values = true, help_heading = "Connection")]
     pub(super) token_file: Option<PathBuf>,
+
+    /// PEM file with the authority to believe about https:// addresses, instead of the system's
+    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(env = "COBALT_CA_FILE", hide_env_values = true, help_heading = "Connection")]
+    pub(super) ca_file: Option<PathBuf>,
 
     /// Give up after this long, as in 90s or 5m [default: 100s while waiting for a volume, else
     /// 20s]
@@ -68,6 +73,36 @@ pub(super) enum Command {
     Token(TokenCommand),
     /// Show on one screen what is going on and what is wrong
     Status,
+    /// Print what makes a shell complete commands and real names
+    ///
+    /// bash:  cobalt completion bash > /etc/bash_completion.d/cobalt
+    ///
+    /// zsh:   cobalt completion zsh > /usr/local/share/zsh/site-functions/_cobalt
+    ///
+    /// fish:  cobalt completion fish > /etc/fish/completions/cobalt.fish
+    Completion {
+        /// The shell
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// What may follow the words typed so far; the last may be empty or half typed
+    #[command(name = COMPLETE, hide = true)]
+    Complete {
+        /// The words after `cobalt`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
+}
+
+/// The hidden command that the shells' scripts call.
+pub(super) const COMPLETE: &str = "__complete";
+
+/// Shells that can be taught to complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 #[derive(Debug, PartialEq, Subcommand)]
@@ -100,11 +135,16 @@ pub(super) enum VolumeCommand {
         no_wait: bool,
     },
     /// Delete volumes with all that is in them
+    ///
+    /// On a terminal it asks first; scripts are not asked.
     #[command(visible_alias = "delete")]
     Rm {
         /// The volumes
         #[arg(required = true, value_name = "NAME", value_parser = volume_name)]
         names: Vec<String>,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
         /// Do not wait until they are gone
         #[arg(long)]
         no_wait: bool,
@@ -368,7 +408,7 @@ mod tests {
             ("volume resize web", "<SIZE>"),
             ("volume rm", "<NAME>..."),
             ("volume ls --phase gone", "possible values: requested"),
-            ("status --api nowhere", "write unix:///path or http://host:port"),
+            ("status --api nowhere", "write unix:///path, http://host:port or https://host:port"),
             ("token create", "--role"),
         ] {
             let error = parse(line).expect_err(line);

@@ -16,7 +16,7 @@ use super::args::{
     Args, Command, CreateArgs, Form, ListArgs, NodeCommand, TokenCommand, VolumeCommand,
 };
 use super::failure::Failure;
-use super::{show, token};
+use super::{colour, complete, progress, question, show, status, token};
 
 /// The limit of a call that waits until a volume is as wished.
 const WAITING: Duration = Duration::from_secs(100);
@@ -36,17 +36,28 @@ struct Session {
 /// # Errors
 /// When it came to nothing. What went wrong beside things that went well is in the output.
 pub(super) async fn run(args: Args) -> Result<Output, Failure> {
-    let Args { api, token_file, timeout, output: form, command } = args;
+    let Args { api, token_file, ca_file, timeout, output: form, command } = args;
+    // These need nobody, and must work where no token can be read.
+    if let Command::Completion { shell } = command {
+        return Ok(Output { text: complete::script(shell).to_owned(), ..Output::default() });
+    }
+    if let Command::Complete { words } = command {
+        let text = complete::answer(&words, api, token_file.as_deref(), ca_file.as_deref()).await;
+        return Ok(Output { text, ..Output::default() });
+    }
     let token = token_file.as_deref().map(token::read).transpose()?;
-    let session = Session { client: Client::new(api, token), timeout, form, now: Timestamp::now() };
+    let client = token::client(api, token, ca_file.as_deref())?;
+    let session = Session { client, timeout, form, now: Timestamp::now() };
     match command {
         Command::Volume(command) => session.volume(command).await,
         Command::Node(command) => session.node(command).await,
         Command::Token(command) => session.token(command).await,
         Command::Status => {
             let status = session.client.status(session.asking()).await.map_err(about(""))?;
-            session.output(&status, || show::status(&status))
+            session.output(&status, || status::screen(&status))
         }
+        // Answered above.
+        Command::Completion { .. } | Command::Complete { .. } => Ok(Output::default()),
     }
 }
 
@@ -63,10 +74,16 @@ impl Session {
             VolumeCommand::Resize { name, size, no_wait } => {
                 let change = VolumeChange { size: Some(Size::Text(size)) };
                 let (wait, limit) = self.waiting(no_wait);
-                let changed = self.client.change_volume(&name, &change, None, wait, limit).await;
+                let change = self.client.change_volume(&name, &change, None, wait, limit);
+                let changed = self.watched(&name, wait, change).await;
                 self.changed(&changed.map_err(about(&name))?)
             }
-            VolumeCommand::Rm { names, no_wait } => self.remove(&names, no_wait).await,
+            VolumeCommand::Rm { names, yes, no_wait } => {
+                if !yes {
+                    question::may_delete(&names)?;
+                }
+                self.remove(&names, no_wait).await
+            }
         }
     }
 
@@ -74,7 +91,8 @@ impl Session {
         let (wait, limit) = self.waiting(args.no_wait);
         let name = args.name.clone();
         let request = wish(args)?;
-        let made = self.client.create_volume(&name, &request, wait, Pending::Keep, limit).await;
+        let create = self.client.create_volume(&name, &request, wait, Pending::Keep, limit);
+        let made = self.watched(&name, wait, create).await;
         self.changed(&made.map_err(about(&name))?)
     }
 
@@ -128,7 +146,8 @@ impl Session {
         let (wait, limit) = self.waiting(no_wait);
         let mut output = Output::default();
         for name in names {
-            match self.client.delete_volume(name, wait, limit).await {
+            let delete = self.client.delete_volume(name, wait, limit);
+            match self.watched(name, wait, delete).await {
                 Ok(()) if self.form == Form::Table => output.text += &format!("{name}\n"),
                 Ok(()) => (),
                 Err(error) => output.failures.push(about(name)(error)),
@@ -214,6 +233,15 @@ impl Session {
         Ok(output)
     }
 
+    /// Does a call about a volume; where it waits for more than an answer, a terminal shows how
+    /// far it is.
+    async fn watched<T>(&self, name: &str, wait: Wait, call: impl Future<Output = T>) -> T {
+        match wait {
+            Wait::No => call.await,
+            Wait::Done => progress::show(&self.client, name, call).await,
+        }
+    }
+
     fn asking(&self) -> Duration {
         self.timeout.unwrap_or(ASKING)
     }
@@ -232,7 +260,7 @@ impl Session {
         people: impl FnOnce() -> String,
     ) -> Result<Output, Failure> {
         let text = match self.form {
-            Form::Table => people(),
+            Form::Table => colour::for_stdout(people()),
             Form::Json => {
                 let json = serde_json::to_string_pretty(value);
                 json.map_err(|error| Failure::here(format!("cannot write JSON: {error}")))? + "\n"

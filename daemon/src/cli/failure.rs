@@ -8,8 +8,8 @@ use cobalt_api::client::ClientError;
 use cobalt_api::error::Code;
 use cobalt_api::wire::Problem;
 
-use super::say;
 use super::text::plain;
+use super::{colour, say};
 
 const FAILED: u8 = 1;
 /// The command itself is wrong.
@@ -98,7 +98,7 @@ impl Failure {
 
     /// Prints it and gives its exit code.
     pub(super) fn report(self) -> ExitCode {
-        say(&self.text());
+        say(&colour::for_stderr(self.text()));
         ExitCode::from(self.exit)
     }
 }

@@ -1,8 +1,8 @@
-//! Volumes, nodes, tokens and the status as people read them: functions from values to text.
+//! Volumes, nodes and tokens as people read them: functions from values to text.
 
 use std::collections::BTreeMap;
 
-use cobalt_api::wire::{Node, Phase, Status, Token, Volume};
+use cobalt_api::wire::{Node, Phase, Token, Volume};
 use cobalt_core::Bytes;
 use jiff::Timestamp;
 
@@ -37,17 +37,9 @@ pub(super) fn volume_details(volume: &Volume, now: Timestamp) -> String {
         ("phase", volume.phase.as_str().to_owned()),
     ];
     what.extend(volume.reason.clone().map(|reason| ("reason", reason)));
-    let change = match volume.phase {
-        Phase::Ready if volume.applied_generation < volume.generation => {
-            "a change is on its way".to_owned()
-        }
-        Phase::Ready | Phase::Requested | Phase::Assigned | Phase::Deleting => "none".to_owned(),
-    };
-    let room = [
-        ("size", size(volume)),
-        ("used", used_of(volume.used_bytes, volume.size_bytes)),
-        ("pending", change),
-    ];
+    let mut room =
+        vec![("size", size(volume)), ("used", used_of(volume.used_bytes, volume.size_bytes))];
+    room.extend(pending(volume).map(|change| ("pending", change)));
     let place: Vec<_> = match &volume.placement {
         None => vec![("node", "none chosen yet".to_owned())],
         Some(placement) => vec![
@@ -70,6 +62,18 @@ pub(super) fn volume_details(volume: &Volume, now: Timestamp) -> String {
         ("epoch", volume.epoch.to_string()),
     ];
     sections(&[&what, &room, &place, &wish, &record])
+}
+
+/// What was wished since it was last made so.
+fn pending(volume: &Volume) -> Option<String> {
+    match volume.phase {
+        Phase::Ready if volume.applied_generation < volume.generation => {
+            let wanted = Bytes(volume.size_bytes);
+            Some(format!("{wanted} is wanted; another size still holds on disk"))
+        }
+        // Its phase says what is to come.
+        Phase::Ready | Phase::Requested | Phase::Assigned | Phase::Deleting => None,
+    }
 }
 
 pub(super) fn node_table(nodes: &[Node]) -> String {
@@ -136,31 +140,6 @@ pub(super) fn token_table(tokens: &[Token], now: Timestamp) -> String {
     table(["ID", "ROLE", "AGE", "DESCRIPTION"], &rows)
 }
 
-pub(super) fn status(status: &Status) -> String {
-    let etcd = match status.store_available {
-        true => "answers".to_owned(),
-        false => format!("does not answer; what follows is {} s old", status.age_secs),
-    };
-    let total: u64 = status.volumes.values().sum();
-    let nonzero = status.volumes.iter().filter(|(_, count)| **count > 0);
-    let phases: Vec<String> = nonzero.map(|(phase, count)| format!("{count} {phase}")).collect();
-    let volumes = match phases.is_empty() {
-        true => "none".to_owned(),
-        false => format!("{total} ({})", phases.join(", ")),
-    };
-    let daemon = [
-        ("cluster", status.cluster.clone()),
-        ("version", status.version.clone()),
-        ("etcd", etcd),
-        ("leader", status.leader.clone().unwrap_or("none".into())),
-    ];
-    let things = [
-        ("nodes", format!("{} of {} online", status.nodes_online, status.nodes)),
-        ("volumes", volumes),
-    ];
-    sections(&[&daemon, &things, &[("alarms", lines(&status.alarms))]])
-}
-
 fn size(volume: &Volume) -> String {
     let size = Bytes(volume.size_bytes);
     match volume.size_enforced {
@@ -198,7 +177,7 @@ fn pairs(labels: &BTreeMap<String, String>) -> String {
     lines(&shown)
 }
 
-fn lines(texts: &[String]) -> String {
+pub(super) fn lines(texts: &[String]) -> String {
     match texts.is_empty() {
         true => "none".to_owned(),
         // A line break inside one would look like another one.
@@ -319,7 +298,6 @@ phase:        ready
 
 size:         10 GiB
 used:         1.5 GiB (15 %)
-pending:      none
 
 node:         n1 (0a)
 path:         /pool/volumes/1f
@@ -338,6 +316,13 @@ generation:   2 (2 on disk)
 epoch:        1
 ";
         assert_eq!(volume_details(&web(), now()), expected);
+    }
+
+    #[test]
+    fn a_wish_that_is_not_on_disk_yet_is_told() {
+        let resized = Volume { applied_generation: 1, ..web() };
+        let shown = volume_details(&resized, now());
+        assert!(shown.contains("pending:      10 GiB is wanted; another size"), "{shown}");
     }
 
     #[test]
@@ -380,33 +365,5 @@ n2     offline   1         10 GiB     -       -          its pool is not mounted
         let token = Token { id, role: Role::Consumer, description, created_at };
         let expected = "ID   ROLE       AGE   DESCRIPTION\n7e   consumer   1m    ci\n";
         assert_eq!(token_table(&[token], now()), expected);
-    }
-
-    #[test]
-    fn the_status_says_what_is_wrong() {
-        let shown = status(&Status {
-            cluster: "default".into(),
-            version: "0.1.0".into(),
-            store_available: false,
-            age_secs: 12,
-            leader: None,
-            volumes: BTreeMap::from([("ready".into(), 10), ("requested".into(), 2)]),
-            nodes_online: 1,
-            nodes: 2,
-            alarms: vec!["n2 is away".into(), "volume web is missing on n1".into()],
-        });
-        let expected = "\
-cluster:  default
-version:  0.1.0
-etcd:     does not answer; what follows is 12 s old
-leader:   none
-
-nodes:    1 of 2 online
-volumes:  12 (10 ready, 2 requested)
-
-alarms:   n2 is away
-          volume web is missing on n1
-";
-        assert_eq!(shown, expected);
     }
 }

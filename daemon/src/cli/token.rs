@@ -1,9 +1,11 @@
-//! Files with a token in them: read only when nobody else can, written so that nobody else can.
+//! Files that say who we are and whom to believe: tokens, read only when nobody else can, written so that nobody else can.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use cobalt_api::client::{Client, Endpoint};
 
 use super::failure::Failure;
 
@@ -33,6 +35,23 @@ pub(super) fn read(path: &Path) -> Result<String, Failure> {
         return Err(Failure::usage(format!("the token file {shown} does not hold one token")));
     }
     Ok(token.to_owned())
+}
+
+/// A client that believes the authorities in `ca_file`, or those of the system.
+///
+/// # Errors
+/// When that file cannot be used.
+pub(super) fn client(
+    api: Vec<Endpoint>,
+    token: Option<String>,
+    ca_file: Option<&Path>,
+) -> Result<Client, Failure> {
+    let Some(path) = ca_file else { return Ok(Client::new(api, token)) };
+    let shown = path.display();
+    let pem = std::fs::read(path)
+        .map_err(|error| Failure::usage(format!("cannot read the CA file {shown}: {error}")))?;
+    Client::with_ca(api, token, &pem)
+        .map_err(|error| Failure::usage(format!("the CA file {shown} cannot be used: {error}")))
 }
 
 /// A new file for a token, there before the token is made: what cannot be kept is not asked for.

@@ -2,7 +2,7 @@
 //! wrong one is named. The kind of content a caller claims is not asked for.
 
 use axum::extract::{FromRequest, Request};
-use axum::http::header;
+use axum::http::{HeaderValue, header};
 use cobalt_api::error::Code;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -78,6 +78,13 @@ impl Fields {
 }
 
 async fn read(request: Request, limit: usize) -> Result<Vec<u8>, Failure> {
+    let encoded = |value: &&HeaderValue| !value.as_bytes().eq_ignore_ascii_case(b"identity");
+    if let Some(encoding) = request.headers().get(header::CONTENT_ENCODING).filter(encoded) {
+        let encoding: String =
+            encoding.to_str().unwrap_or("something unknown").chars().take(40).collect();
+        let said = format!("the body is encoded as {encoding}: send it as it is");
+        return Err(Failure::new(Code::MalformedBody, said));
+    }
     let asks_first = request.headers().contains_key(header::EXPECT);
     let length = request.headers().get(header::CONTENT_LENGTH);
     let claimed: Option<usize> = length.and_then(|value| value.to_str().ok()?.parse().ok());

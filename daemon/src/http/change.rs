@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use cobalt_api::error::Code;
-use cobalt_api::wire;
+use cobalt_api::{shapes, wire};
 use cobalt_core::{
     Beat, Bytes, Candidate, NoPlace, Node, Phase, Volume, VolumeName, Wish, schedule,
 };
@@ -38,10 +38,10 @@ problems!(
 #[utoipa::path(
     patch, path = "/v1/volumes/{name}", operation_id = "changeVolume", tag = "volumes",
     params(
-        ("name" = String, Path, description = "The volume."),
-        ("wait" = Option<String>, Query, description = "`ready`: answer when the new size holds. Left out: answer at once."),
+        ("name" = shapes::Name, Path, description = "The volume."),
+        ("wait" = Option<shapes::UntilReady>, Query, description = "`ready`: answer when the new size holds. Left out: answer at once."),
         ("timeout_secs" = Option<u64>, Query, minimum = 1, maximum = 600, description = "How long to wait at most. Default: 100."),
-        ("If-Match" = Option<String>, Header, description = "Only while the record is at this revision."),
+        ("If-Match" = Option<shapes::Revision>, Header, description = "Only while the record is at this revision."),
     ),
     request_body(content = wire::VolumeChange),
     responses(
@@ -123,7 +123,11 @@ impl Api {
             let volume = stored.value.rewish(wish).map_err(|_| Failure::being_deleted(name))?;
             let change = Change { volume, read_at: stored.revision };
             match self.tell(&act, self.store.save_wish(&change)).await? {
-                Saved::Done(revision) => return Ok(shared(change.volume, revision)),
+                Saved::Done(revision) => {
+                    let id = change.volume.id;
+                    tracing::info!(volume = %name, %id, %size, revision, "wish changed");
+                    return Ok(shared(change.volume, revision));
+                }
                 Saved::Moved => found = self.ask(&read, self.store.volume(name)).await?,
             }
         }

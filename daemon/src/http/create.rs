@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use cobalt_api::error::Code;
-use cobalt_api::wire;
+use cobalt_api::{shapes, wire};
 use cobalt_core::{Phase, Volume, VolumeId, VolumeName};
 use cobalt_store::{Created, Saved, Stored, VolumeWatch};
 use uuid::Uuid;
@@ -44,10 +44,10 @@ struct Wished {
 #[utoipa::path(
     put, path = "/v1/volumes/{name}", operation_id = "createVolume", tag = "volumes",
     params(
-        ("name" = String, Path, description = "A letter or digit, then letters, digits, '.', '_' or '-'; 128 at most."),
-        ("wait" = Option<String>, Query, description = "`ready`: answer when it is ready. Left out: answer at once."),
+        ("name" = shapes::Name, Path, description = "A letter or digit, then letters, digits, '.', '_' or '-'; 128 at most."),
+        ("wait" = Option<shapes::UntilReady>, Query, description = "`ready`: answer when it is ready. Left out: answer at once."),
         ("timeout_secs" = Option<u64>, Query, minimum = 1, maximum = 600, description = "How long to wait at most. Default: 100."),
-        ("pending" = Option<String>, Query, description = "What becomes, while waiting, of a new wish that no node has room for: `keep` (default) leaves it to be served later, `refuse` withdraws it."),
+        ("pending" = Option<shapes::Pending>, Query, description = "What becomes, while waiting, of a new wish that no node has room for: `keep` (default) leaves it to be served later, `refuse` withdraws it."),
     ),
     request_body(content = wire::VolumeRequest, description = "What is wanted. No body at all is all defaults."),
     responses(
@@ -102,6 +102,8 @@ impl Api {
             let act = format!("make volume \"{name}\"");
             let found = match self.tell(&act, self.store.create_volume(&volume)).await? {
                 Created::New(revision) => {
+                    let size = volume.wish.size;
+                    tracing::info!(volume = %name, %id, %size, revision, "wish stored");
                     let stored = shared(volume, revision);
                     return Ok(Wished { stored, new: true, news });
                 }
@@ -152,6 +154,7 @@ impl Api {
             let act = format!("withdraw volume \"{name}\", for which there is no room");
             match self.tell(&act, self.store.withdraw_wish(&withdrawn)).await? {
                 Saved::Done(revision) => {
+                    tracing::info!(volume = %name, %id, why, "wish withdrawn: there is no room");
                     self.settle(revision).await;
                     return Err(Failure::new(Code::NoRoom, why));
                 }

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use cobalt_api::wire;
+use cobalt_api::{shapes, wire};
 use cobalt_core::{Phase, Volume, VolumeId, VolumeName};
 use cobalt_store::{Change, Saved, Stored};
 
@@ -35,10 +35,10 @@ enum Ordered {
 #[utoipa::path(
     delete, path = "/v1/volumes/{name}", operation_id = "deleteVolume", tag = "volumes",
     params(
-        ("name" = String, Path, description = "The volume."),
-        ("wait" = Option<String>, Query, description = "`gone`: answer when it is gone. Left out: answer at once."),
+        ("name" = shapes::Name, Path, description = "The volume."),
+        ("wait" = Option<shapes::UntilGone>, Query, description = "`gone`: answer when it is gone. Left out: answer at once."),
         ("timeout_secs" = Option<u64>, Query, minimum = 1, maximum = 600, description = "How long to wait at most. Default: 100."),
-        ("If-Match" = Option<String>, Header, description = "Only while the record is at this revision."),
+        ("If-Match" = Option<shapes::Revision>, Header, description = "Only while the record is at this revision."),
     ),
     responses(
         (status = 202, description = "It is being deleted.", body = wire::Volume),
@@ -90,6 +90,8 @@ impl Api {
             let saved = match stored.value.clone().delete() {
                 None => match self.tell(&act, self.store.withdraw_wish(&stored)).await? {
                     Saved::Done(revision) => {
+                        let id = stored.value.id;
+                        tracing::info!(volume = %name, %id, "wish withdrawn: nothing was made");
                         self.settle(revision).await;
                         return Ok(Ordered::Gone);
                     }
@@ -98,7 +100,11 @@ impl Api {
                 Some(volume) => {
                     let change = Change { volume, read_at: stored.revision };
                     match self.tell(&act, self.store.save_wish(&change)).await? {
-                        Saved::Done(revision) => Some(shared(change.volume, revision)),
+                        Saved::Done(revision) => {
+                            let id = change.volume.id;
+                            tracing::info!(volume = %name, %id, revision, "deletion ordered");
+                            Some(shared(change.volume, revision))
+                        }
                         Saved::Moved => None,
                     }
                 }

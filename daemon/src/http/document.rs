@@ -19,7 +19,7 @@ use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Api, ApiOptions, change, create, delete, nodes, status, tokens, volumes};
+use super::{Api, ApiOptions, change, create, delete, metrics, nodes, status, tokens, volumes};
 
 /// The codes that any handler may give which asks who calls.
 const ANYWHERE: [Code; 4] =
@@ -89,6 +89,7 @@ pub(super) fn routes(options: &ApiOptions) -> OpenApiRouter<Api> {
         .routes(routes!(status::status))
         .routes(routes!(tokens::create_token, tokens::list_tokens))
         .routes(routes!(tokens::revoke_token))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(status::health))
         .routes(routes!(status::ready))
         .routes(routes!(read_document))

@@ -16,13 +16,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use super::auth::Door;
+use super::guests::{Guest, Guests};
 use super::stall::Unstalled;
-use super::{Api, Limits, router};
+use super::{Api, Limits, Tls, router};
 
 /// The pause after the kernel gave no connection, as when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -34,11 +36,14 @@ pub enum Listener {
     Unix(UnixListener),
     /// TCP; a bearer token is needed.
     Tcp(TcpListener),
+    /// The same, and what is said is encrypted.
+    Tls(TcpListener, Arc<Tls>),
 }
 
 enum Stream {
     Unix(UnixStream),
     Tcp(TcpStream),
+    Tls(TcpStream, TlsAcceptor),
 }
 
 /// Serves until `stop` resolves, then lets running requests end within a few seconds; those that
@@ -52,25 +57,31 @@ pub async fn serve(api: Api, listener: Listener, stop: impl Future<Output = ()>)
     let limits = api.limits;
     let routes = router(api);
     let graceful = GracefulShutdown::new();
-    let permits = Arc::new(Semaphore::new(limits.connections));
+    let guests = Guests::new(limits.connections);
     let mut connections = JoinSet::new();
     tokio::pin!(stop);
     loop {
         let accepted = tokio::select! {
             () = &mut stop => break,
             _ = connections.join_next(), if !connections.is_empty() => continue,
-            accepted = listener.accept(&permits) => accepted,
+            accepted = listener.accept(&guests) => accepted,
         };
         match accepted {
-            Ok((stream, permit)) => {
+            Ok((stream, seat)) => {
                 let (routes, watcher) = (routes.clone(), graceful.watcher());
+                let guest = guests.arrive(seat);
                 connections.spawn(async move {
-                    stream.serve(routes, watcher, limits).await;
-                    drop(permit);
+                    tokio::select! {
+                        biased;
+                        () = guest.sent_away() => tracing::debug!("an idle connection made room"),
+                        () = stream.serve(routes, watcher, limits, &guest) => (),
+                    }
                 });
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection to the API could not be accepted");
+                // As when no file descriptor is left.
+                guests.send_one_away();
                 tokio::select! {
                     () = &mut stop => break,
                     () = tokio::time::sleep(ACCEPT_PAUSE) => (),
@@ -87,31 +98,47 @@ pub async fn serve(api: Api, listener: Listener, stop: impl Future<Output = ()>)
 }
 
 impl Listener {
-    /// Waits for a connection and the permit to serve it. Cancelling loses nothing.
-    async fn accept(&self, permits: &Arc<Semaphore>) -> io::Result<(Stream, OwnedSemaphorePermit)> {
-        let permit = permits.clone().acquire_owned().await.map_err(io::Error::other)?;
+    /// Waits for a seat and a connection to take it. Cancelling loses nothing.
+    async fn accept(&self, guests: &Guests) -> io::Result<(Stream, OwnedSemaphorePermit)> {
+        let seat = guests.seat().await?;
         let stream = match self {
             Listener::Unix(listener) => Stream::Unix(listener.accept().await?.0),
             Listener::Tcp(listener) => Stream::Tcp(listener.accept().await?.0),
+            Listener::Tls(listener, tls) => Stream::Tls(listener.accept().await?.0, tls.acceptor()),
         };
-        Ok((stream, permit))
+        Ok((stream, seat))
     }
 }
 
 impl Stream {
-    async fn serve(self, routes: Router, watcher: Watcher, limits: Limits) {
+    async fn serve(self, routes: Router, watcher: Watcher, limits: Limits, guest: &Arc<Guest>) {
         match self {
             Stream::Unix(stream) => {
                 let uid = stream.peer_cred().ok().map(|peer| peer.uid());
-                converse(stream, Door::Socket(uid), routes, watcher, limits).await;
+                converse(stream, Door::Socket(uid), routes, watcher, limits, guest).await;
             }
             Stream::Tcp(stream) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "small answers may come a little later");
+                send_at_once(&stream);
+                converse(stream, Door::Tcp, routes, watcher, limits, guest).await;
+            }
+            Stream::Tls(stream, acceptor) => {
+                send_at_once(&stream);
+                // Here and not where connections are taken: a slow peer holds up nobody else.
+                match tokio::time::timeout(limits.headers, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => {
+                        converse(stream, Door::Tcp, routes, watcher, limits, guest).await
+                    }
+                    Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+                    Err(_) => tracing::debug!("a TLS handshake took too long"),
                 }
-                converse(stream, Door::Tcp, routes, watcher, limits).await;
             }
         }
+    }
+}
+
+fn send_at_once(stream: &TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "small answers may come a little later");
     }
 }
 
@@ -121,12 +148,18 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     routes: Router,
     watcher: Watcher,
     limits: Limits,
+    guest: &Arc<Guest>,
 ) {
+    let guest = Arc::clone(guest);
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(door);
-        let answer = routes.clone().oneshot(request);
-        async move { Ok::<_, Infallible>(answer.await.unwrap_or_else(|never| match never {})) }
+        let (answer, busy) = (routes.clone().oneshot(request), guest.busy());
+        async move {
+            let answer = answer.await.unwrap_or_else(|never| match never {});
+            drop(busy);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -3,26 +3,33 @@
 
 use std::time::Instant;
 
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use uuid::Uuid;
 
+use super::Api;
 use super::auth::Caller;
+use crate::metrics::ApiMeter;
 
 /// The request's id, as the caller chose it or as it was given here.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// No status that anybody was sent: it stands in metrics for answers that nobody waited for.
+const CALLER_GONE: u16 = 499;
 /// The longest id of a caller's own choice.
 const MAX_ID: usize = 128;
 
 /// Logs a request when it is answered, or when its caller goes away.
-pub(super) async fn line(request: Request, next: Next) -> Response {
+pub(super) async fn line(State(api): State<Api>, request: Request, next: Next) -> Response {
+    let _running = api.options.meter.began();
     let id = id_of(request.headers());
     let mut line = Line {
         method: request.method().clone(),
         path: request.uri().path().chars().take(200).collect(),
         id: id.to_str().unwrap_or_default().to_owned(),
+        route: request.extensions().get().cloned(),
+        meter: api.options.meter.clone(),
         start: Instant::now(),
         answered: false,
     };
@@ -47,6 +54,9 @@ fn id_of(headers: &HeaderMap) -> HeaderValue {
 struct Line {
     method: Method,
     path: String,
+    /// The route that takes it, which names no volume.
+    route: Option<MatchedPath>,
+    meter: ApiMeter,
     id: String,
     start: Instant,
     answered: bool,
@@ -60,10 +70,16 @@ impl Line {
         let (method, path, request, status) =
             (&self.method, &self.path, &self.id, response.status().as_u16());
         let ms = self.start.elapsed().as_millis();
+        self.note(status);
         match self.changes() {
             true => tracing::info!(%method, ?path, status, ms, caller, request, "request"),
             false => tracing::debug!(%method, ?path, status, ms, caller, request, "request"),
         }
+    }
+
+    fn note(&self, status: u16) {
+        let route = self.route.as_ref().map(MatchedPath::as_str);
+        self.meter.answered(route, self.method.as_str(), status, self.start.elapsed());
     }
 
     fn changes(&self) -> bool {
@@ -73,6 +89,9 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
+        if !self.answered {
+            self.note(CALLER_GONE);
+        }
         if !self.answered && self.changes() {
             let (method, path, request) = (&self.method, &self.path, &self.id);
             let ms = self.start.elapsed().as_millis();

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use cobalt_api::error::Code;
-use cobalt_api::wire;
+use cobalt_api::{shapes, wire};
 use cobalt_core::NodeName;
 
 use super::Api;
@@ -37,7 +37,7 @@ pub(super) async fn list_nodes(
 /// Read a node
 #[utoipa::path(
     get, path = "/v1/nodes/{name}", operation_id = "readNode", tag = "nodes",
-    params(("name" = String, Path, description = "The node.")),
+    params(("name" = shapes::Name, Path, description = "The node.")),
     responses((status = 200, description = "The node.", body = wire::Node), ReadProblems),
 )]
 pub(super) async fn read_node(

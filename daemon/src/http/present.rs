@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cobalt_api::wire;
 use cobalt_core::{Beat, Compression, Labels, Node, NodeId, Phase, PoolState, Volume};
-use cobalt_store::{Role, Stored, Token, View};
+use cobalt_store::{EndpointHealth, Role, Stored, Token, View};
 
 /// A volume as it is.
 pub(super) fn volume(view: &View, stored: &Stored<Arc<Volume>>) -> wire::Volume {
@@ -116,6 +116,36 @@ pub(super) fn node(view: &View, node: &Node) -> wire::Node {
         volumes: held.volumes,
         orphans: beat.map_or_else(Vec::new, |beat| beat.orphans.clone()),
         orphan_count: beat.map_or(0, |beat| beat.orphan_count),
+    }
+}
+
+/// How far a node's pool is used, as it last said.
+pub(super) fn pool(view: &View, node: &Node, beat: &Beat) -> wire::PoolUse {
+    let limit = u128::from(beat.capacity.0) * u128::from(node.fill_limit_percent) / 100;
+    wire::PoolUse {
+        node: node.name.to_string(),
+        capacity_bytes: beat.capacity.0,
+        used_bytes: beat.used.0,
+        trash_bytes: beat.trash_used.0,
+        reserved_bytes: view.held_by(node.id).reserved.0,
+        limit_bytes: u64::try_from(limit).unwrap_or(u64::MAX),
+    }
+}
+
+/// What an endpoint of etcd said of itself.
+pub(super) fn endpoint(found: EndpointHealth) -> wire::EtcdEndpoint {
+    let (status, trouble) = match found.status {
+        Ok(status) => (Some(status), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    wire::EtcdEndpoint {
+        url: found.url,
+        active: found.active,
+        healthy: status.is_some(),
+        version: status.as_ref().map(|status| status.version.clone()),
+        db_size_bytes: status.as_ref().and_then(|status| u64::try_from(status.size_bytes).ok()),
+        alarms: status.map_or_else(Vec::new, |status| status.alarms),
+        trouble,
     }
 }
 

@@ -6,7 +6,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use cobalt_api::error::Code;
-use cobalt_api::wire;
+use cobalt_api::{shapes, wire};
 use cobalt_core::TokenId;
 use cobalt_store::{Role, Token};
 use uuid::Uuid;
@@ -88,7 +88,7 @@ pub(super) async fn list_tokens(
 /// Revoke a token
 #[utoipa::path(
     delete, path = "/v1/tokens/{id}", operation_id = "revokeToken", tag = "tokens",
-    params(("id" = String, Path, description = "The token's id.")),
+    params(("id" = shapes::TokenId, Path, description = "The token's id.")),
     responses((status = 204, description = "It is worthless now."), RevokeProblems),
 )]
 pub(super) async fn revoke_token(

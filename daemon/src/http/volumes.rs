@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use cobalt_api::error::Code;
-use cobalt_api::wire;
+use cobalt_api::{shapes, wire};
 use cobalt_core::{Labels, NodeId, NodeName, Volume, VolumeName};
 use cobalt_store::View;
 
@@ -21,7 +21,7 @@ problems!(ListProblems: BadParameter, StoreUnavailable);
 /// Read a volume
 #[utoipa::path(
     get, path = "/v1/volumes/{name}", operation_id = "readVolume", tag = "volumes",
-    params(("name" = String, Path, description = "The volume.")),
+    params(("name" = shapes::Name, Path, description = "The volume.")),
     responses(
         (status = 200, description = "The volume. While etcd does not answer: as it last was known.", body = wire::Volume, headers(
             ("ETag" = String, description = "The record's revision, for If-Match."),
@@ -83,10 +83,10 @@ struct Filter {
     get, path = "/v1/volumes", operation_id = "listVolumes", tag = "volumes",
     params(
         ("limit" = Option<u64>, Query, minimum = 1, maximum = 1000, description = "How many at most. Default: 100."),
-        ("cursor" = Option<String>, Query, description = "Where to go on: `next` of the page before."),
-        ("label" = Option<Vec<String>>, Query, description = "`key=value`, or `key` for any value. May stand several times; all must hold."),
+        ("cursor" = Option<shapes::Name>, Query, description = "Where to go on: `next` of the page before."),
+        ("label" = Option<Vec<shapes::Label>>, Query, description = "`key=value`, or `key` for any value. May stand several times; all must hold."),
         ("phase" = Option<wire::Phase>, Query, description = "Only those in this phase."),
-        ("node" = Option<String>, Query, description = "Only those on the node of this name."),
+        ("node" = Option<shapes::Name>, Query, description = "Only those on the node of this name."),
     ),
     responses(
         (status = 200, description = "A page.", body = wire::VolumePage),

@@ -5,6 +5,8 @@
 //! them is in use, every call and every stream message has a time limit, and after a failure the
 //! endpoints are asked for their health and another one is taken.
 
+mod health;
+
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,13 +17,16 @@ use etcd_client::{
     KeyValue, LeaseKeepAliveStream, LeaseKeeper, PutOptions, TlsOptions, TxnOp, TxnOpResponse,
     WatchOptions, WatchStream,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::Code;
 
 use crate::kv::{
     Batch, Entry, Event, Guard, KvError, KvStatus, LeaseId, Op, Outcome, PAGE, Page, Txn,
     prefix_end,
 };
+
+use self::health::LastCall;
+pub use self::health::{EndpointHealth, EndpointState, EtcdCall, EtcdObserver};
 
 /// One request.
 const CALL: Duration = Duration::from_secs(4);
@@ -47,6 +52,8 @@ pub struct EtcdOptions {
     pub ca: Option<Vec<u8>>,
     /// PEM of our certificate and key, where etcd asks for them.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// Who is told of every call.
+    pub observer: Option<EtcdObserver>,
 }
 
 impl fmt::Debug for EtcdOptions {
@@ -66,6 +73,8 @@ struct Shared {
     options: EtcdOptions,
     /// One per endpoint, made when first needed and dropped after a failure.
     clients: Vec<Mutex<Option<Client>>>,
+    /// How the last call to each ended.
+    last_calls: Vec<LastCall>,
     active: AtomicUsize,
     /// Held while another endpoint is chosen, so that one failure is looked into once.
     choosing: tokio::sync::Mutex<()>,
@@ -92,8 +101,10 @@ impl Etcd {
             return Err(KvError::Refused(why));
         }
         let clients = options.endpoints.iter().map(|_| Mutex::new(None)).collect();
+        let last_calls = options.endpoints.iter().map(|_| LastCall::default()).collect();
         let choosing = tokio::sync::Mutex::new(());
-        let shared = Shared { options, clients, active: AtomicUsize::new(0), choosing };
+        let active = AtomicUsize::new(0);
+        let shared = Shared { options, clients, last_calls, active, choosing };
         Ok(Etcd { shared: Arc::new(shared) })
     }
 
@@ -112,7 +123,7 @@ impl Etcd {
             .with_limit(PAGE as i64)
             .with_revision(revision);
         let mut reply = self
-            .reading(|client| {
+            .reading("range", |client| {
                 let mut kv = client.kv_client().max_decoding_message_size(MAX_REPLY);
                 let (start, options) = (start.clone(), options.clone());
                 async move { kv.get(start, Some(options)).await }
@@ -125,7 +136,8 @@ impl Etcd {
     }
 
     pub(crate) async fn get(&self, key: &str) -> Result<Option<Entry>, KvError> {
-        let reply = self.reading(|mut client| async move { client.get(key, None).await }).await?;
+        let reply =
+            self.reading("get", |mut client| async move { client.get(key, None).await }).await?;
         reply.kvs().first().map(entry).transpose()
     }
 
@@ -135,7 +147,7 @@ impl Etcd {
         let look = |guard: &Guard| TxnOp::get(guard.key(), None);
         let otherwise: Vec<TxnOp> = txn.guards.iter().map(look).collect();
         let txn = etcd_client::Txn::new().when(guards).and_then(ops).or_else(otherwise);
-        let reply = self.once(|mut client| async move { client.txn(txn).await }).await?;
+        let reply = self.once("txn", |mut client| async move { client.txn(txn).await }).await?;
         if reply.succeeded() {
             let revision = reply.header().map_or(0, |header| header.revision());
             return Ok(Outcome::Done { revision });
@@ -154,7 +166,7 @@ impl Etcd {
             .with_start_revision(revision)
             .with_fragment();
         let stream = self
-            .once(|client| async move {
+            .once("watch", |client| async move {
                 let mut watch = client.watch_client().max_decoding_message_size(MAX_REPLY);
                 watch.watch(prefix, Some(options)).await
             })
@@ -164,26 +176,33 @@ impl Etcd {
 
     pub(crate) async fn grant(&self, ttl: Duration) -> Result<LeaseId, KvError> {
         let secs = ttl.as_secs().try_into().unwrap_or(i64::MAX);
-        let reply =
-            self.once(|mut client| async move { client.lease_grant(secs, None).await }).await?;
+        let reply = self
+            .once("grant", |mut client| async move { client.lease_grant(secs, None).await })
+            .await?;
         Ok(LeaseId(reply.id()))
     }
 
     pub(crate) async fn renewer(&self, lease: LeaseId) -> Result<EtcdRenewer, KvError> {
-        let (keeper, stream) =
-            self.once(|mut client| async move { client.lease_keep_alive(lease.0).await }).await?;
-        Ok(EtcdRenewer { keeper, stream })
+        let index = self.active();
+        let (keeper, stream) = self
+            .once("keepalive", |mut client| async move { client.lease_keep_alive(lease.0).await })
+            .await?;
+        Ok(EtcdRenewer { etcd: self.clone(), index, keeper, stream })
     }
 
     pub(crate) async fn revoke(&self, lease: LeaseId) -> Result<(), KvError> {
-        match self.once(|mut client| async move { client.lease_revoke(lease.0).await }).await {
+        match self
+            .once("revoke", |mut client| async move { client.lease_revoke(lease.0).await })
+            .await
+        {
             Ok(_) | Err(KvError::LeaseGone) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
     pub(crate) async fn status(&self) -> Result<KvStatus, KvError> {
-        let reply = self.reading(|mut client| async move { client.status().await }).await?;
+        let reply =
+            self.reading("status", |mut client| async move { client.status().await }).await?;
         Ok(KvStatus {
             endpoint: self.shared.options.endpoints[self.active()].clone(),
             version: reply.version().to_owned(),
@@ -203,14 +222,18 @@ impl Etcd {
     }
 
     /// Asks something that changes nothing, at most once per endpoint.
-    async fn reading<T, F>(&self, ask: impl Fn(Client) -> F) -> Result<T, KvError>
+    async fn reading<T, F>(
+        &self,
+        operation: &'static str,
+        ask: impl Fn(Client) -> F,
+    ) -> Result<T, KvError>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let mut left = self.shared.options.endpoints.len();
         loop {
             left -= 1;
-            match self.once(&ask).await {
+            match self.once(operation, &ask).await {
                 Err(KvError::Silent(_)) if left > 0 => (),
                 outcome => return outcome,
             }
@@ -218,11 +241,15 @@ impl Etcd {
     }
 
     /// Does something once, at the endpoint in use.
-    async fn once<T, F>(&self, act: impl FnOnce(Client) -> F) -> Result<T, KvError>
+    async fn once<T, F>(
+        &self,
+        operation: &'static str,
+        act: impl FnOnce(Client) -> F,
+    ) -> Result<T, KvError>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        let index = self.active();
+        let (index, start) = (self.active(), Instant::now());
         let attempt = async {
             let client = self.client(index).await?;
             act(client).await.map_err(meaning)
@@ -230,6 +257,7 @@ impl Etcd {
         let endpoint = &self.shared.options.endpoints[index];
         let slow = || KvError::Silent(format!("{endpoint} took longer than {CALL:?}"));
         let outcome = timeout(CALL, attempt).await.unwrap_or_else(|_| Err(slow()));
+        self.observe(index, operation, start, outcome.as_ref().err());
         if let Err(KvError::Silent(_)) = outcome {
             self.choose_another(index).await;
         }
@@ -274,8 +302,12 @@ impl Etcd {
 
     /// Whether the server answers at once, and sees a leader.
     async fn is_well(&self, index: usize) -> bool {
+        let start = Instant::now();
         let ask = async { self.client(index).await?.status().await.map_err(meaning) };
-        matches!(timeout(PROBE, ask).await, Ok(Ok(status)) if status.leader() != 0)
+        let slow = || KvError::Silent("no answer in time".into());
+        let outcome = timeout(PROBE, ask).await.unwrap_or_else(|_| Err(slow()));
+        self.observe(index, "status", start, outcome.as_ref().err());
+        outcome.is_ok_and(|status| status.leader() != 0)
     }
 }
 
@@ -317,6 +349,9 @@ impl EtcdWatch {
 
 /// Renews one lease at etcd.
 pub struct EtcdRenewer {
+    etcd: Etcd,
+    /// The endpoint it was made at.
+    index: usize,
     keeper: LeaseKeeper,
     stream: LeaseKeepAliveStream,
 }
@@ -329,6 +364,13 @@ impl fmt::Debug for EtcdRenewer {
 
 impl EtcdRenewer {
     pub(crate) async fn renew(&mut self) -> Result<i64, KvError> {
+        let start = Instant::now();
+        let outcome = self.try_renew().await;
+        self.etcd.observe(self.index, "renew", start, outcome.as_ref().err());
+        outcome
+    }
+
+    async fn try_renew(&mut self) -> Result<i64, KvError> {
         // Sending only queues; the answer is what counts.
         self.keeper.keep_alive().await.map_err(meaning)?;
         let slow = |_| KvError::Silent("a lease renewal was not answered".into());

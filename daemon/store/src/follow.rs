@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::kv::{Batch, Kv, KvError};
-use crate::lease::Pause;
+use crate::lease::{Pause, again_after_panics};
 use crate::store::Store;
 use crate::view::{Touched, View};
 
@@ -61,7 +61,12 @@ impl Follower {
             waiting: Mutex::new(HashMap::new()),
             subscribers: Mutex::new(Vec::new()),
         });
-        let task = tokio::spawn(follow(store.clone(), shared.clone(), seen));
+        let (followed, seen) = ((store.clone(), shared.clone()), Arc::new(seen));
+        let task = tokio::spawn(again_after_panics("the follower of all records", move || {
+            let (store, shared) = followed.clone();
+            shared.lose_touch();
+            follow(store, shared, seen.clone())
+        }));
         Follower { shared, _task: Arc::new(AbortOnDrop(task)) }
     }
 
@@ -202,6 +207,14 @@ impl Shared {
         self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn lose_touch(&self) {
+        self.lost_since.send_if_modified(|since| {
+            let was_in_touch = since.is_none();
+            since.get_or_insert_with(Instant::now);
+            was_in_touch
+        });
+    }
+
     fn replace(&self, view: View) {
         let revision = view.revision();
         if revision < *self.revision.borrow() {
@@ -265,18 +278,14 @@ impl Shared {
     }
 }
 
-async fn follow(store: Store, shared: Arc<Shared>, seen: impl Fn() -> i64) {
+async fn follow(store: Store, shared: Arc<Shared>, seen: Arc<impl Fn() -> i64>) {
     let mut pause = Pause::default();
     loop {
-        let error = match follow_once(&store, &shared, &seen, &mut pause).await {
+        let error = match follow_once(&store, &shared, &*seen, &mut pause).await {
             Ok(never) => match never {},
             Err(error) => error,
         };
-        shared.lost_since.send_if_modified(|since| {
-            let was_in_touch = since.is_none();
-            since.get_or_insert_with(Instant::now);
-            was_in_touch
-        });
+        shared.lose_touch();
         match error {
             KvError::Compacted => tracing::info!("the watch fell behind; reading everything anew"),
             KvError::Silent(_) | KvError::LeaseGone | KvError::NoSpace | KvError::Refused(_) => {

@@ -7,8 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cobalt_failpoint::{self as failpoint, Effect};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::kv::{Kv, KvError, LeaseId, Renewer};
@@ -57,7 +58,10 @@ impl Session {
         let (held_tx, held) = watch::channel(None);
         let (revision_tx, seen_revision) = watch::channel(0);
         let keeper = Keeper { kv: store.kv().clone(), options, held: held_tx, revision_tx };
-        let keeper = tokio::spawn(keeper.run());
+        let keeper = Arc::new(keeper);
+        let keeper = tokio::spawn(again_after_panics("the keeper of our lease", move || {
+            keeper.clone().run()
+        }));
         Arc::new(Session { store: store.clone(), held, seen_revision, keeper })
     }
 
@@ -65,6 +69,12 @@ impl Session {
     pub fn lease(&self) -> Option<LeaseId> {
         let held = *self.held.borrow();
         held.filter(|held| Instant::now() < held.until).map(|held| held.lease)
+    }
+
+    /// How much longer the lease may be trusted; `None` without one.
+    pub fn trusted_for(&self) -> Option<Duration> {
+        let held = *self.held.borrow();
+        held.map(|held| held.until.saturating_duration_since(Instant::now()))
     }
 
     /// Waits for a lease.
@@ -110,7 +120,7 @@ impl Session {
         self.keeper.abort();
         let held = *self.held.borrow();
         if let Some(held) = held
-            && let Err(error) = self.store.kv().revoke(held.lease).await
+            && let Err(error) = self.store.end_lease(held.lease).await
         {
             tracing::warn!(%error, "the lease could not be ended; etcd will end it in time");
         }
@@ -131,11 +141,13 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(self) {
+    async fn run(self: Arc<Self>) {
         let mut pause = Pause::default();
+        // What one before us held that broke off in the middle.
+        self.held.send_replace(None);
         loop {
             let asked = Instant::now();
-            match self.kv.grant(self.options.ttl).await {
+            match self.grant().await {
                 Ok(lease) => {
                     pause = Pause::default();
                     self.trust(lease, asked);
@@ -148,6 +160,14 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    async fn grant(&self) -> Result<LeaseId, KvError> {
+        let injected = |error: std::io::Error| KvError::Silent(error.to_string());
+        failpoint::before(Effect::LeaseGrant).map_err(injected)?;
+        let lease = self.kv.grant(self.options.ttl).await?;
+        failpoint::after(Effect::LeaseGrant).map_err(injected)?;
+        Ok(lease)
     }
 
     /// Renews until the lease is lost.
@@ -194,6 +214,23 @@ impl Keeper {
         let margin = self.options.ttl / 10;
         let held = Held { lease, until: asked + self.options.ttl - margin };
         self.held.send_replace(Some(held));
+    }
+}
+
+/// Runs what never ends by itself. A panic in it is a fault of ours, and the program would go
+/// on without a lease or a view; so it is begun anew.
+pub(crate) async fn again_after_panics<F>(what: &'static str, begin: impl Fn() -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    // Ends what it runs when it is dropped.
+    let mut running = JoinSet::new();
+    loop {
+        running.spawn(begin());
+        if let Some(Err(error)) = running.join_next().await {
+            tracing::error!(%error, what, "a fault in cobaltd; it is begun anew");
+        }
+        Pause::default().wait().await;
     }
 }
 

@@ -16,8 +16,11 @@ mod view;
 
 #[cfg(feature = "contract")]
 pub mod contract;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 
-pub use etcd::{Etcd, EtcdOptions};
+pub use etcd::{EndpointHealth, EndpointState, Etcd, EtcdCall, EtcdObserver, EtcdOptions};
 pub use follow::{Changes, Follower, Subscription, VolumeWatch};
 pub use kv::{Kv, KvError};
 pub use lease::{Session, SessionOptions, Term};

@@ -14,6 +14,7 @@ use cobalt_failpoint::{self as failpoint, Effect};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::etcd::{EndpointHealth, EndpointState};
 use crate::keys::Keys;
 use crate::kv::{Entry, Guard, Kv, KvError, KvStatus, LeaseId, Op, Outcome, Txn};
 use crate::lease::Term;
@@ -141,11 +142,31 @@ impl Store {
         Ok(self.kv.status().await?)
     }
 
+    /// What is known of etcd's endpoints without asking them. The store in memory has none.
+    pub fn endpoints(&self) -> Vec<EndpointState> {
+        match &self.kv {
+            Kv::Etcd(etcd) => etcd.endpoints(),
+            Kv::Memory(_) => Vec::new(),
+        }
+    }
+
+    /// Asks each of etcd's endpoints what it says of itself; takes a second at most.
+    pub async fn probe_endpoints(&self) -> Vec<EndpointHealth> {
+        match &self.kv {
+            Kv::Etcd(etcd) => etcd.probe().await,
+            Kv::Memory(memory) => {
+                let (url, status) = ("memory".to_owned(), memory.status());
+                vec![EndpointHealth { url, active: true, status }]
+            }
+        }
+    }
+
     /// The cluster's record; made by the first process that asks.
     ///
     /// # Errors
     /// When etcd does not answer.
     pub async fn cluster(&self) -> Result<Cluster, StoreError> {
+        failpoint::before(Effect::ClusterCreate)?;
         let key = self.keys.cluster();
         let fresh = Cluster { id: Uuid::new_v4().to_string() };
         let op = new_op();
@@ -153,7 +174,9 @@ impl Store {
             guards: vec![Guard::Absent(key.clone())],
             ops: vec![Op::Put(key.clone(), encode(&fresh, &op), None)],
         };
-        match self.commit(txn, &op).await? {
+        let outcome = self.commit(txn, &op).await?;
+        failpoint::after(Effect::ClusterCreate)?;
+        match outcome {
             Committed::Done(_) => Ok(fresh),
             Committed::Refused(found) => match found.into_iter().flatten().next() {
                 Some(entry) => Ok(decode(&key, &entry.value)?),

@@ -9,7 +9,7 @@ use cobalt_core::{Beat, Bytes, Node, NodeId, Phase, TokenId, Volume, VolumeId, V
 
 use crate::keys::{Keys, Kind};
 use crate::kv::{Entry, Event};
-use crate::record::{Cluster, Holder, Token, UsageBucket};
+use crate::record::{BadRecord, Cluster, Holder, Token, UsageBucket};
 use crate::store::{Stored, read};
 
 /// All records of a cluster at one revision.
@@ -198,10 +198,11 @@ impl View {
         }
     }
 
-    fn take_in(&mut self, keys: &Keys, entry: &Entry) -> Result<Touched, crate::record::BadRecord> {
+    fn take_in(&mut self, keys: &Keys, entry: &Entry) -> Result<Touched, BadRecord> {
         match keys.kind(&entry.key) {
             Kind::Volume(id) => {
                 let stored: Stored<Volume> = read(entry)?;
+                under_its_own_key(entry, stored.value.id == id)?;
                 self.forget_volume(id);
                 self.keep_volume(Stored {
                     value: Arc::new(stored.value),
@@ -217,7 +218,9 @@ impl View {
                 return Ok(Touched::Nothing);
             }
             Kind::Token(id) => {
-                self.tokens.insert(id, read(entry)?.value);
+                let token: Token = read(entry)?.value;
+                under_its_own_key(entry, token.id == id)?;
+                self.tokens.insert(id, token);
                 return Ok(Touched::Nothing);
             }
             Kind::Name | Kind::NodeName | Kind::Unknown => return Ok(Touched::Nothing),
@@ -227,7 +230,9 @@ impl View {
                 self.leader = Some(Leader { who: holder.0, term: entry.created });
             }
             Kind::Node(id) => {
-                self.nodes.insert(id, read(entry)?);
+                let stored: Stored<Node> = read(entry)?;
+                under_its_own_key(entry, stored.value.id == id)?;
+                self.nodes.insert(id, stored);
             }
             Kind::Beat(id) => {
                 self.beats.insert(id, read(entry)?.value);
@@ -304,11 +309,56 @@ impl View {
     }
 }
 
+/// A record that somebody copied under another's key would be counted twice, and its end would
+/// take the other one away.
+fn under_its_own_key(entry: &Entry, is_so: bool) -> Result<(), BadRecord> {
+    let why = || "it is about something with another id than its key says".to_owned();
+    is_so.then_some(()).ok_or_else(|| BadRecord { key: entry.key.clone(), why: why() })
+}
+
 /// What a placed volume takes from its node's room. One on its way out frees it only when its
 /// record goes.
 fn reserves(volume: &Volume) -> u64 {
     match volume.phase {
         Phase::Requested { .. } => 0,
         Phase::Assigned { .. } | Phase::Ready { .. } | Phase::Deleting { .. } => volume.wish.size.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cobalt_core::{Labels, Mode, Wish};
+
+    use super::*;
+    use crate::record::encode;
+
+    #[test]
+    fn a_record_under_anothers_key_is_left_alone_and_counted_for_nobody() {
+        let keys = Keys::new(&"default".parse().expect("a name"));
+        let wish = Wish {
+            size: Bytes(1),
+            labels: Labels::default(),
+            constraints: Vec::new(),
+            compression: None,
+            nocow: false,
+            uid: 0,
+            gid: 0,
+            mode: Mode(0o755),
+        };
+        let (node, other) = (NodeId([1; 16]), VolumeId([8; 16]));
+        let volume = Volume::new(VolumeId([7; 16]), "web".parse().expect("a name"), wish, 1);
+        let volume = volume.assign(node, 1).expect("it was only requested");
+        let put = |id, revision| {
+            let (key, value) = (keys.volume(id), encode(&volume, "op"));
+            Event::Put(Entry { key, value, revision, created: revision })
+        };
+        let mut view = View::default();
+        for (at, id) in [(1, volume.id), (2, other), (3, other)] {
+            view.apply(&keys, &put(id, at));
+        }
+        assert_eq!(view.held_by(node), Held { reserved: Bytes(1), volumes: 1 });
+        assert_eq!(view.unreadable().keys().collect::<Vec<_>>(), [&keys.volume(other)]);
+        view.apply(&keys, &Event::Delete { key: keys.volume(other), revision: 4 });
+        assert_eq!(view.volume(volume.id).map(|stored| &*stored.value), Some(&volume));
     }
 }

@@ -95,7 +95,7 @@ async fn the_status_tells_what_is_wrong_a_sentence_each() {
     assert_eq!(said[0], "node n1 cannot be used: it is not mounted");
     assert_eq!(said[1], "node n1 has 3 subvolumes that no record knows; they are left alone");
     assert!(said[2].starts_with("volume \"huge\" waits: no "), "{said:?}");
-    assert_eq!(said[3], "volume \"web\": its data is missing (seen 1 times)");
+    assert_eq!(said[3], "volume \"web\": its data is missing (seen once)");
 }
 
 #[tokio::test]

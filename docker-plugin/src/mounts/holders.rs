@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use cobalt_failpoint::{Effect, around};
 use serde::{Deserialize, Serialize};
 
 use super::decide::{Seen, SeenHolder, Tie};
@@ -144,7 +145,8 @@ impl Holders {
         let volumes = self.with(|table| {
             table.iter().map(|(id, held)| (id.clone(), row(held))).collect::<BTreeMap<_, _>>()
         });
-        statefile::write(&self.file, &File { version: VERSION, volumes })
+        let file = File { version: VERSION, volumes };
+        around(Effect::HoldersWrite, || statefile::write(&self.file, &file))
     }
 }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
+use cobalt_failpoint::{Effect, around};
 use nix::fcntl::{OFlag, open, openat};
 use nix::libc;
 use nix::mount::{MntFlags, umount2};
@@ -108,7 +109,8 @@ pub(super) fn place(path: &Path) -> io::Result<Place> {
 /// # Errors
 /// When the kernel refuses; nothing is mounted then.
 pub(super) fn bind(source: &Source, target: &Path) -> io::Result<()> {
-    attach(&source.fd, target, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV)
+    let flags = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    around(Effect::VolumeMount, || attach(&source.fd, target, flags))
 }
 
 /// Binds a folder to itself as a shared mount of its own: on some machines `/` is private, and
@@ -117,7 +119,7 @@ pub(super) fn bind(source: &Source, target: &Path) -> io::Result<()> {
 /// # Errors
 /// When the kernel refuses; nothing is mounted then.
 pub(super) fn bind_to_itself(folder: &Path) -> io::Result<()> {
-    attach(&open_directory(folder)?, folder, 0)
+    around(Effect::FolderShare, || attach(&open_directory(folder)?, folder, 0))
 }
 
 /// Takes away the uppermost mount at `target`. Who has it open keeps what is open; nothing is
@@ -126,7 +128,8 @@ pub(super) fn bind_to_itself(folder: &Path) -> io::Result<()> {
 /// # Errors
 /// `InvalidInput` when nothing is mounted there; otherwise when the kernel refuses.
 pub(super) fn detach(target: &Path) -> io::Result<()> {
-    Ok(umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?)
+    let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+    around(Effect::VolumeUnmount, || Ok(umount2(target, flags)?))
 }
 
 /// The same, unless somebody has anything open on it.
@@ -134,7 +137,7 @@ pub(super) fn detach(target: &Path) -> io::Result<()> {
 /// # Errors
 /// `ResourceBusy` then; otherwise as [`detach`].
 pub(super) fn unmount_idle(target: &Path) -> io::Result<()> {
-    Ok(umount2(target, MntFlags::UMOUNT_NOFOLLOW)?)
+    around(Effect::VolumeUnmount, || Ok(umount2(target, MntFlags::UMOUNT_NOFOLLOW)?))
 }
 
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {

@@ -156,6 +156,8 @@ impl Plugin {
         let settings = Settings {
             api: vec![format!("unix://{}", at("api.sock").display()).parse().unwrap()],
             token: None,
+            ca: None,
+            metrics_listen: None,
             socket: socket.clone(),
             state_dir: at("state"),
             run_dir: at("run"),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client as Pool, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -19,6 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use super::endpoint::Endpoint;
 use super::error::ClientError;
 use super::path::add_query;
+use super::tls::Trust;
 use crate::error::Code;
 
 /// No reply of the API is larger.
@@ -68,6 +70,7 @@ struct Line {
 enum Wire {
     Unix(Pool<UnixConnector, Full<Bytes>>),
     Tcp(Pool<HttpConnector, Full<Bytes>>),
+    Tls(Pool<HttpsConnector<HttpConnector>, Full<Bytes>>, HttpsConnector<HttpConnector>),
 }
 
 /// How one sending failed.
@@ -83,8 +86,17 @@ enum Failure {
 }
 
 impl Transport {
-    pub(super) fn new(endpoints: Vec<Endpoint>, token: Option<String>) -> Transport {
-        let lines = endpoints.into_iter().map(Line::new).collect();
+    /// Without `trust` the system's authorities are believed, which are read only when needed.
+    pub(super) fn new(
+        endpoints: Vec<Endpoint>,
+        token: Option<String>,
+        trust: Option<Trust>,
+    ) -> Transport {
+        let is_tls = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Tcp(uri) if has_tls(uri));
+        let needed = endpoints.iter().any(is_tls);
+        let trust = trust.or_else(|| needed.then(Trust::of_system));
+        let line = |endpoint| Line::new(endpoint, trust.as_ref());
+        let lines = endpoints.into_iter().map(line).collect();
         Transport { lines, preferred: AtomicUsize::new(0), token }
     }
 
@@ -155,9 +167,9 @@ fn turn_end(call: &Call, deadline: Instant, endpoints_left: usize) -> Instant {
 }
 
 impl Line {
-    fn new(endpoint: Endpoint) -> Line {
+    fn new(endpoint: Endpoint, trust: Option<&Trust>) -> Line {
         let name = endpoint.to_string();
-        let pool = Wire::new(&endpoint);
+        let pool = Wire::new(&endpoint, trust);
         let base = match endpoint {
             Endpoint::Unix(path) => {
                 // Longer ones cannot be connected to, and make no URI either.
@@ -230,8 +242,8 @@ impl Line {
             add_query(&mut target, "timeout_secs", &secs.to_string());
         }
         let (host, token) = match (&self.pool, self.base.authority()) {
-            (Wire::Tcp(_), Some(authority)) => (authority.as_str(), token),
-            (Wire::Tcp(_) | Wire::Unix(_), _) => ("cobalt", None),
+            (Wire::Tcp(_) | Wire::Tls(..), Some(authority)) => (authority.as_str(), token),
+            (Wire::Tcp(_) | Wire::Tls(..) | Wire::Unix(_), _) => ("cobalt", None),
         };
         let mut parts = self.base.clone().into_parts();
         parts.path_and_query = target.parse().ok();
@@ -265,12 +277,19 @@ fn server_secs(left: Duration) -> u64 {
 }
 
 impl Wire {
-    fn new(endpoint: &Endpoint) -> Wire {
+    fn new(endpoint: &Endpoint, trust: Option<&Trust>) -> Wire {
         let mut builder = Pool::builder(TokioExecutor::new());
         builder.pool_timer(TokioTimer::new());
-        match endpoint {
-            Endpoint::Unix(_) => Wire::Unix(builder.build(UnixConnector)),
-            Endpoint::Tcp(_) => Wire::Tcp(builder.build(connector())),
+        match (endpoint, trust) {
+            (Endpoint::Unix(_), _) => Wire::Unix(builder.build(UnixConnector)),
+            (Endpoint::Tcp(uri), Some(trust)) if has_tls(uri) => {
+                let mut tcp = connector();
+                // It is given https:// addresses, and opens TCP for them.
+                tcp.enforce_http(false);
+                let tls = trust.around(tcp);
+                Wire::Tls(builder.build(tls.clone()), tls)
+            }
+            (Endpoint::Tcp(_), _) => Wire::Tcp(builder.build(connector())),
         }
     }
 
@@ -281,6 +300,7 @@ impl Wire {
         match self {
             Wire::Unix(_) => Wire::Unix(builder.build(UnixConnector)),
             Wire::Tcp(_) => Wire::Tcp(builder.build(connector())),
+            Wire::Tls(_, tls) => Wire::Tls(builder.build(tls.clone()), tls.clone()),
         }
     }
 
@@ -288,8 +308,13 @@ impl Wire {
         match self {
             Wire::Unix(pool) => pool.request(request),
             Wire::Tcp(pool) => pool.request(request),
+            Wire::Tls(pool, _) => pool.request(request),
         }
     }
+}
+
+fn has_tls(uri: &Uri) -> bool {
+    uri.scheme() == Some(&http::uri::Scheme::HTTPS)
 }
 
 fn connector() -> HttpConnector {

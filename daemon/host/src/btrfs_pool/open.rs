@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use cobalt_core::{ClusterName, NodeId, QuotaMode};
+use cobalt_failpoint::{Effect, around};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, openat2, renameat};
@@ -66,11 +67,14 @@ pub(super) fn initialise(
     if read_pool_json(&cobalt, path)?.is_some() {
         return Err(HostError::WrongPool(format!("{} is a pool already", path.display())));
     }
-    ensure(&root, VOLUMES).map_err(refused(act()))?;
-    ensure(&cobalt, IDENTITY).map_err(refused(act()))?;
-    ensure(&cobalt, TRASH).map_err(refused(act()))?;
+    around(Effect::PoolLayout, || {
+        ensure(&root, VOLUMES)?;
+        ensure(&cobalt, IDENTITY)?;
+        ensure(&cobalt, TRASH).map_err(std::io::Error::from)
+    })
+    .map_err(refused(act()))?;
     if enable_simple_quotas && quota_mode(&root, path)? == QuotaMode::Off {
-        ioctl::quota_enable_simple(&root)
+        around(Effect::QuotaEnable, || ioctl::quota_enable_simple(&root))
             .map_err(refused(format!("cannot turn simple quotas on at {}", path.display())))?;
     }
     let json = PoolJson::V1(PoolJsonV1 {
@@ -81,7 +85,7 @@ pub(super) fn initialise(
         quota: quota_mode(&root, path)?.to_string(),
     });
     // Last of all: a pool that says whose it is, is complete.
-    write_pool_json(&root, &cobalt, &json).map_err(refused(act()))?;
+    around(Effect::PoolMark, || write_pool_json(&root, &cobalt, &json)).map_err(refused(act()))?;
     finish(path, root, &cobalt, json, lock)
 }
 
@@ -234,6 +238,16 @@ fn finish(
     let filesystem = u128::from_be_bytes(filesystem.uuid);
     tracing::info!(%path, %node, %quota, filesystem = %format_args!("{filesystem:032x}"), "pool");
     Ok(pool)
+}
+
+/// Reads bytes as a pool.json; what is one is written and read again.
+#[cfg(fuzzing)]
+pub(crate) fn reread(data: &[u8]) {
+    let Ok(PoolJson::V1(json)) = serde_json::from_slice(data) else { return };
+    let (cluster, node) = (json.cluster.parse::<ClusterName>(), json.node.parse::<NodeId>());
+    let written = serde_json::to_vec_pretty(&PoolJson::V1(json)).expect("it has only text keys");
+    let PoolJson::V1(again) = serde_json::from_slice(&written).expect("what was written is read");
+    assert_eq!((again.cluster.parse(), again.node.parse()), (cluster, node));
 }
 
 fn read_pool_json(cobalt: &OwnedFd, path: &Path) -> Result<Option<PoolJson>, HostError> {

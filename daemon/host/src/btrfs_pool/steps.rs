@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use cobalt_core::{Bytes, Identity, Phase, Step, SubvolumeUuid, Volume, VolumeId};
-use cobalt_failpoint::{Effect, after, before};
+use cobalt_failpoint::{Effect, around as effect};
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat2};
 use nix::libc::{EEXIST, ENOENT, ENOTEMPTY};
@@ -269,7 +269,7 @@ pub(super) fn purge(pool: &BtrfsPool, entry: &Trashed) -> Result<(), HostError> 
     if let Some(others) = pool.lock_trashed().get_mut(&volume) {
         others.remove(&subvolume);
     }
-    remove_link(&pool.trash, &ticket)
+    effect(Effect::TicketRemove, || remove_link(&pool.trash, &ticket))
         .map_err(refused(format!("cannot remove the ticket of volume {volume}")))
 }
 
@@ -361,12 +361,4 @@ fn remove_link(dir: &OwnedFd, name: &str) -> io::Result<()> {
         Ok(()) | Err(Errno::ENOENT) => Ok(()),
         Err(other) => Err(other.into()),
     }
-}
-
-/// Does `act`, with the places around it where tests may make it fail.
-fn effect<T>(effect: Effect, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    before(effect)?;
-    let done = act()?;
-    after(effect)?;
-    Ok(done)
 }

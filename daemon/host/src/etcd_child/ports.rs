@@ -101,6 +101,15 @@ impl Remembered {
     }
 }
 
+/// Reads bytes as what is remembered; what is so is written and read again.
+#[cfg(fuzzing)]
+pub(crate) fn reread(data: &[u8]) {
+    let Ok(remembered) = serde_json::from_slice::<Remembered>(data) else { return };
+    let written = serde_json::to_vec(&remembered).expect("it holds only numbers");
+    let again: Remembered = serde_json::from_slice(&written).expect("what was written is read");
+    assert_eq!(again, remembered);
+}
+
 /// Ports that are free now: those remembered, or a given one, or any.
 pub(super) fn choose(was: &Remembered, client: Option<u16>) -> Result<Remembered, HostError> {
     let any = || {

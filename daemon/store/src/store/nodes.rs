@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use cobalt_core::{Beat, Bytes, Node, NodeId, TokenId, VolumeId};
+use cobalt_failpoint::{self as failpoint, Effect};
 
 use super::{BATCH, Committed, Saved, Store, StoreError, Stored, new_op, put};
 use crate::kv::{Entry, Guard, LeaseId, Op, Txn};
 use crate::lease::Term;
-use crate::record::{Holder, Named, Token, UsageBucket, decode, encode};
+use crate::record::{Holder, Named, Token, UsageBucket, decode, encode, operation};
 
 impl Store {
     /// Writes a node's configuration with its name; `read_at` is `None` for a new node.
@@ -39,7 +40,10 @@ impl Store {
                 put(&name_key, encode(&Named(node.id.0), &op), None)?,
             ],
         };
-        match self.commit(txn, &op).await? {
+        failpoint::before(Effect::NodeSave)?;
+        let outcome = self.commit(txn, &op).await?;
+        failpoint::after(Effect::NodeSave)?;
+        match outcome {
             Committed::Done(revision) => Ok(Saved::Done(revision)),
             Committed::Refused(_) => Ok(Saved::Moved),
         }
@@ -78,7 +82,10 @@ impl Store {
         let op = new_op();
         let txn =
             Txn { guards: vec![guard], ops: vec![put(&key, encode(beat, &op), Some(lease))?] };
-        match self.commit(txn, &op).await? {
+        failpoint::before(Effect::BeatSave)?;
+        let outcome = self.commit(txn, &op).await?;
+        failpoint::after(Effect::BeatSave)?;
+        match outcome {
             Committed::Done(_) => Ok(()),
             Committed::Refused(_) => {
                 Err(StoreError::Taken("the node's sign of life was changed by another".into()))
@@ -106,7 +113,9 @@ impl Store {
                     false => put(&key, encode(&UsageBucket((*used).clone()), &op), None)?,
                 });
             }
+            failpoint::before(Effect::UsageSave)?;
             self.commit(txn, &op).await?;
+            failpoint::after(Effect::UsageSave)?;
         }
         Ok(())
     }
@@ -122,7 +131,10 @@ impl Store {
             guards: vec![Guard::Absent(key.clone())],
             ops: vec![put(&key, encode(token, &op), None)?],
         };
-        match self.commit(txn, &op).await? {
+        failpoint::before(Effect::TokenCreate)?;
+        let outcome = self.commit(txn, &op).await?;
+        failpoint::after(Effect::TokenCreate)?;
+        match outcome {
             Committed::Done(revision) => Ok(revision),
             Committed::Refused(_) => Err(StoreError::Refused("the token's id is taken".into())),
         }
@@ -141,7 +153,10 @@ impl Store {
             guards: vec![Guard::Unmoved(key.clone(), entry.revision)],
             ops: vec![Op::Delete(key)],
         };
-        match self.commit(txn, "").await? {
+        failpoint::before(Effect::TokenRevoke)?;
+        let outcome = self.commit(txn, "").await?;
+        failpoint::after(Effect::TokenRevoke)?;
+        match outcome {
             Committed::Done(revision) => Ok(Some(revision)),
             // Tokens never change: it is gone.
             Committed::Refused(_) => Ok(Some(entry.revision)),
@@ -153,23 +168,34 @@ impl Store {
     /// # Errors
     /// When etcd does not answer.
     pub async fn end_lease(&self, lease: LeaseId) -> Result<(), StoreError> {
-        Ok(self.kv.revoke(lease).await?)
+        failpoint::before(Effect::LeaseEnd)?;
+        self.kv.revoke(lease).await?;
+        Ok(failpoint::after(Effect::LeaseEnd)?)
     }
 
-    /// Tries to become the leader with a lease. `None` while another one leads.
+    /// Tries to become the leader with a lease. `None` while another one leads. Who leads with
+    /// this very lease already, because the answer to an earlier try was lost, learns its term.
     ///
     /// # Errors
     /// [`StoreError::SessionOver`] when the lease has ended.
     pub async fn campaign(&self, lease: LeaseId, who: &str) -> Result<Option<Term>, StoreError> {
         let key = self.keys.leader();
-        let op = new_op();
+        // etcd gives the number of a lease only once, so it tells our own key from others'.
+        let op = format!("lease-{}", lease.0);
         let txn = Txn {
             guards: vec![Guard::Absent(key.clone())],
             ops: vec![put(&key, encode(&Holder(who.to_owned()), &op), Some(lease))?],
         };
-        Ok(match self.commit(txn, &op).await? {
+        failpoint::before(Effect::TermWin)?;
+        let outcome = self.commit(txn, &op).await?;
+        failpoint::after(Effect::TermWin)?;
+        Ok(match outcome {
             Committed::Done(created) => Some(Term { key, created }),
-            Committed::Refused(_) => None,
+            Committed::Refused(found) => {
+                let ours = |entry: &Entry| operation(&entry.value).as_deref() == Some(&*op);
+                let entry = found.into_iter().flatten().find(ours);
+                entry.map(|entry| Term { key, created: entry.created })
+            }
         })
     }
 }

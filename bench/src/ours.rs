@@ -1,0 +1,35 @@
+//! The same things done by Cobalt, through its API as everybody does them.
+
+use crate::http::Client;
+use crate::{Fault, SIZE};
+
+/// Makes a volume and waits until it is ready.
+pub(crate) fn create(client: &mut Client, name: &str) -> Result<(), Fault> {
+    create_sized(client, name, SIZE)
+}
+
+/// The same with another size.
+pub(crate) fn create_sized(client: &mut Client, name: &str, size: u64) -> Result<(), Fault> {
+    let target = format!("/v1/volumes/{name}?wait=ready");
+    client.expect(&[201], "PUT", &target, &format!("{{\"size\":\"{size}\"}}"))?;
+    Ok(())
+}
+
+/// Gives it another size and waits until that holds.
+pub(crate) fn resize(client: &mut Client, name: &str, size: u64) -> Result<(), Fault> {
+    let target = format!("/v1/volumes/{name}?wait=ready");
+    client.expect(&[200], "PATCH", &target, &format!("{{\"size\":\"{size}\"}}"))?;
+    Ok(())
+}
+
+/// Reads it.
+pub(crate) fn get(client: &mut Client, name: &str) -> Result<(), Fault> {
+    client.expect(&[200], "GET", &format!("/v1/volumes/{name}"), "")?;
+    Ok(())
+}
+
+/// Deletes it and waits until it is gone.
+pub(crate) fn delete(client: &mut Client, name: &str) -> Result<(), Fault> {
+    client.expect(&[204], "DELETE", &format!("/v1/volumes/{name}?wait=gone"), "")?;
+    Ok(())
+}
