@@ -20,6 +20,10 @@ missing_packages() {
     have protoc || echo protobuf-compiler
     [ -f /usr/include/google/protobuf/descriptor.proto ] || echo libprotobuf-dev
     have cc || echo gcc libc6-dev
+    # The fuzzer's own part is C++; schemathesis is Python.
+    have c++ || echo g++
+    have curl || echo curl
+    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
     [ -f /usr/include/stdio.h ] || echo libc6-dev
     have busybox || echo busybox-static
     have losetup || echo mount
@@ -30,6 +34,18 @@ missing_packages() {
     have dpkg-shlibdeps || echo dpkg-dev
     # A running daemon may come from elsewhere than the distribution; it is left alone.
     have dockerd || docker info >/dev/null 2>&1 || echo docker.io
+    # Other programs that use the plugin. Ubuntu has Compose's second version under this name.
+    if ! have docker-compose && ! docker compose version >/dev/null 2>&1; then
+        if apt-cache show docker-compose-v2 >/dev/null 2>&1; then
+            echo docker-compose-v2
+        else
+            echo docker-compose
+        fi
+    fi
+    have podman || echo podman
+    # Podman only recommends it, and dockerd has it.
+    have runc || echo runc
+    have ip || echo iproute2
 }
 
 # Packages of services start and enable them. A policy of 101 forbids the one; the other is

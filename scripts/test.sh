@@ -29,6 +29,7 @@ integration() {
         --features cobaltd/failpoints,cobalt-docker-plugin/failpoints || return
     mkdir -p "$bin"
     cp -f target/debug/cobaltd target/debug/cobalt target/debug/cobalt-docker-plugin "$bin/"
+    check env COBALT_BIN_DIR="$bin" "$ROOT/scripts/schemathesis.sh"
     # They share loop devices, two processors and the disk: a few at a time are fastest.
     tests env COBALT_BIN_DIR="$bin" cargo test --locked -p cobalt-integration --no-fail-fast \
         -- --test-threads 2
@@ -43,6 +44,7 @@ all)
     check "$ROOT/scripts/deps.sh"
     quick
     deny
+    check "$ROOT/scripts/fuzz.sh"
     packages
     integration
     ;;

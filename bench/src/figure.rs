@@ -34,6 +34,11 @@ impl Samples {
     pub(crate) fn p99(&self) -> f64 {
         percentile(self.0.concat(), 0.99)
     }
+
+    /// The longest of all.
+    pub(crate) fn worst(&self) -> f64 {
+        percentile(self.0.concat(), 1.0)
+    }
 }
 
 /// The median of some values.
@@ -170,6 +175,8 @@ pub(crate) fn table(figures: &[Figure]) -> String {
 }
 
 fn short(value: f64) -> String {
+    // Sums of nothing are -0.
+    let value = value + 0.0;
     match value.abs() {
         ..10.0 if value.fract() != 0.0 => format!("{value:.2}"),
         ..100.0 if value.fract() != 0.0 => format!("{value:.1}"),

@@ -43,11 +43,22 @@ impl Program {
         Ok(kib.ok_or("no VmRSS")? * 1024.0 / 1e6)
     }
 
+    /// Seconds of processor time that it has used.
+    pub(crate) fn cpu_secs(&self) -> Result<f64, Fault> {
+        // The kernel counts in hundredths, whatever its own clock.
+        Ok((self.stat(11)? + self.stat(12)?) as f64 / 100.0)
+    }
+
     /// Page faults of children that it has waited for: more than 0 as soon as it had any.
     pub(crate) fn child_faults(&self) -> Result<u64, Fault> {
+        self.stat(8)
+    }
+
+    /// A field of its line in /proc, counted from behind its name.
+    fn stat(&self, field: usize) -> Result<u64, Fault> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id()))?;
         let fields = stat.rsplit(')').next().unwrap_or_default();
-        Ok(fields.split_whitespace().nth(8).ok_or("no cminflt")?.parse()?)
+        Ok(fields.split_whitespace().nth(field).ok_or("a short line in /proc")?.parse()?)
     }
 }
 
@@ -110,13 +121,19 @@ impl Ground {
         Ok(ground)
     }
 
-    /// Starts a cobaltd with these components and does not wait.
+    /// Starts a cobaltd with these components and does not wait. It keeps what is deleted.
     pub(crate) fn start_cobaltd(&mut self, components: &str) -> Result<(), Fault> {
+        self.start_holding(components, "24h")
+    }
+
+    /// The same, keeping what is deleted for so long.
+    pub(crate) fn start_holding(&mut self, components: &str, hold: &str) -> Result<(), Fault> {
         self.cobaltd = None;
         let run = self.run_dir();
         std::fs::create_dir_all(&run)?;
         let mut command = Command::new(self.places.bin.join("cobaltd"));
         command.args(["--components", components, "--etcd", self.etcd.client_url()]);
+        command.args(["--trash-hold", hold]);
         command.arg("--pool").arg(self.pool_path());
         command.args(["--node-name", self.name, "--fill-limit", "100", "--listen", "none"]);
         command.arg("--enable-simple-quotas").arg("--run-dir").arg(&run);
@@ -165,6 +182,11 @@ impl Ground {
 
     pub(crate) fn pool_path(&self) -> PathBuf {
         self.folder().join("pool")
+    }
+
+    /// How many entries its trash has.
+    pub(crate) fn trash(&self) -> Result<usize, Fault> {
+        Ok(std::fs::read_dir(self.pool_path().join(".cobalt/trash"))?.count())
     }
 
     fn folder(&self) -> PathBuf {

@@ -50,7 +50,7 @@ struct Plan {
 }
 
 const FULL: Plan =
-    Plan { few: 100, many: 10_000, rounds: 5, count: 120, crowd: 1280, idle_secs: 30 };
+    Plan { few: 100, many: 10_000, rounds: 3, count: 150, crowd: 1280, idle_secs: 30 };
 const QUICK: Plan = Plan { few: 100, many: 1000, rounds: 3, count: 30, crowd: 320, idle_secs: 10 };
 
 /// Everything that takes part.

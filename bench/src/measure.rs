@@ -8,6 +8,7 @@ mod neighbour;
 mod plugin;
 mod restart;
 mod survey;
+mod trash;
 
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,12 @@ pub(crate) fn all(bench: &mut Bench) -> Result<(), Fault> {
     calls::measure(bench)?;
     bench.say("create and delete, 64 callers");
     crowd::measure(bench)?;
+    bench.say("emptying the trash");
+    trash::measure(bench)?;
     bench.few.start_plugin()?;
     bench.many.start_plugin()?;
+    // The agents have news of the trash; what they write is none of the plugin's.
+    settle(bench);
     bench.say("the plugin's calls");
     plugin::measure(bench)?;
     bench.say("docker volume create");

@@ -22,6 +22,13 @@ pub(crate) fn resize(client: &mut Client, name: &str, size: u64) -> Result<(), F
     Ok(())
 }
 
+/// Gives it another size and does not wait.
+pub(crate) fn order_resize(client: &mut Client, name: &str, size: u64) -> Result<(), Fault> {
+    let target = format!("/v1/volumes/{name}");
+    client.expect(&[200, 202], "PATCH", &target, &format!("{{\"size\":\"{size}\"}}"))?;
+    Ok(())
+}
+
 /// Reads it.
 pub(crate) fn get(client: &mut Client, name: &str) -> Result<(), Fault> {
     client.expect(&[200], "GET", &format!("/v1/volumes/{name}"), "")?;

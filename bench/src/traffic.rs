@@ -1,4 +1,5 @@
-//! What etcd counts of the requests it gets: its own metrics, read over TCP.
+//! What etcd counts of the requests it gets: its own metrics, read over TCP. A call counts twice:
+//! when its message comes, and when it is ended.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -24,7 +25,8 @@ impl Traffic {
             if !counted.iter().any(|start| line.starts_with(start)) {
                 continue;
             }
-            let method = line.split("grpc_method=\"").nth(1).and_then(|rest| rest.split('"').next());
+            let method =
+                line.split("grpc_method=\"").nth(1).and_then(|rest| rest.split('"').next());
             let count = line.rsplit(' ').next().and_then(|count| count.parse::<f64>().ok());
             if let (Some(method), Some(count)) = (method, count) {
                 *traffic.0.entry(method.to_owned()).or_default() += count;

@@ -356,7 +356,11 @@ impl Agent {
             trash: beat.trash_used,
             orphans: beat.orphan_count,
         });
-        if work.reported.is_news(&beat) {
+        // What another process said of our node, or that nothing is said of it any more, is news.
+        let stands = self
+            .follower
+            .read(|view| view.beat(node).is_some_and(|said| said.incarnation == beat.incarnation));
+        if !stands || work.reported.is_news(&beat) {
             match self.store.beat(lease, node, &beat).await {
                 Ok(()) => work.reported.beat = Some(beat),
                 Err(error) => tracing::warn!(%error, "the node's state could not be reported yet"),

@@ -110,10 +110,15 @@ impl Engine {
         if decisions.is_empty() {
             return Ok(());
         }
+        // Who waits is told of once; that the largest node has other room meanwhile is no news.
+        let waited: Vec<bool> = self.follower.read(|view| {
+            let waits = |id| view.volume(id).is_some_and(|stored| waits(&stored.value));
+            decisions.iter().map(|decision| waits(decision.volume.id)).collect()
+        });
         let saved = self.store.save_as_leader(term, decisions).await?;
         let mut shown = 0;
-        for (decision, saved) in decisions.iter().zip(&saved) {
-            self.meter.decided(log(&decision.volume, *saved, term));
+        for ((decision, saved), waited) in decisions.iter().zip(&saved).zip(waited) {
+            self.meter.decided(self.log(&decision.volume, *saved, term, waited));
             if let Saved::Done(revision) = saved {
                 shown = shown.max(*revision);
             }
@@ -122,28 +127,34 @@ impl Engine {
         self.follower.reached(shown).await;
         Ok(())
     }
-}
 
-/// One line for each decision; and the word for its kind.
-fn log(volume: &Volume, saved: Saved, term: &Term) -> &'static str {
-    let (name, id, term) = (&volume.name, volume.id, term.number());
-    match (saved, &volume.phase) {
-        // Somebody changed the wish meanwhile; its change wakes us again.
-        (Saved::Moved, _) => {
-            tracing::debug!(volume = %name, %id, term, "the record moved; deciding anew");
-            "moved"
+    /// One line for each decision; and the word for its kind.
+    fn log(&self, volume: &Volume, saved: Saved, term: &Term, waited: bool) -> &'static str {
+        let (name, id, term) = (&volume.name, volume.id, term.number());
+        match (saved, &volume.phase) {
+            // Somebody changed the wish meanwhile; its change wakes us again.
+            (Saved::Moved, _) => {
+                tracing::debug!(volume = %name, %id, term, "the record moved; deciding anew");
+                "moved"
+            }
+            (Saved::Done(_), Phase::Requested { waits_for }) => {
+                let why = waits_for.as_deref().unwrap_or_default();
+                match waited {
+                    true => tracing::debug!(volume = %name, %id, term, why, "volume still waits"),
+                    false => tracing::info!(volume = %name, %id, term, why, "volume waits"),
+                }
+                "waits"
+            }
+            (Saved::Done(_), Phase::Assigned { node: node_id }) => {
+                let node =
+                    self.follower.read(|view| view.node(*node_id).map(|n| n.value.name.clone()));
+                let (node, epoch) = (node.map(|name| name.to_string()), volume.epoch);
+                tracing::info!(volume = %name, %id, node, %node_id, term, epoch, "volume placed");
+                "placed"
+            }
+            // No decision is made about these.
+            (Saved::Done(_), Phase::Ready { .. } | Phase::Deleting { .. }) => "moved",
         }
-        (Saved::Done(_), Phase::Requested { waits_for }) => {
-            let why = waits_for.as_deref().unwrap_or_default();
-            tracing::info!(volume = %name, %id, term, why, "volume waits");
-            "waits"
-        }
-        (Saved::Done(_), Phase::Assigned { node }) => {
-            tracing::info!(volume = %name, %id, %node, term, epoch = volume.epoch, "volume placed");
-            "placed"
-        }
-        // No decision is made about these.
-        (Saved::Done(_), Phase::Ready { .. } | Phase::Deleting { .. }) => "moved",
     }
 }
 

@@ -6,6 +6,7 @@
 mod auth;
 mod body;
 mod change;
+mod consumers;
 mod create;
 mod delete;
 mod document;

@@ -153,9 +153,12 @@ async fn register(
 
 fn log_change(known: Option<&Stored<Node>>, node: &Node) {
     match known {
-        None => tracing::info!(name = %node.name, id = %node.id, quota = %node.quota, "new node"),
+        None => {
+            tracing::info!(node = %node.name, node_id = %node.id, quota = %node.quota, "new node")
+        }
         Some(stored) => {
-            tracing::info!(was = ?stored.value, is = ?node, "the node's configuration changed");
+            tracing::info!(node = %node.name, node_id = %node.id, was = ?stored.value, is = ?node,
+                "the node's configuration changed");
         }
     }
 }
@@ -241,7 +244,11 @@ async fn report_unusable(
     let name = settings.name.clone().or_else(|| name_of_host(&options.hostname).ok());
     let node = follower.read(|view| {
         let known = view.nodes().find(|stored| Some(&stored.value.name) == name.as_ref());
-        known.map(|stored| stored.value.id)
+        let id = known?.value.id;
+        // Where another agent runs the node, what is wrong is that we are here too: its word
+        // about the node stands.
+        let ours = |beat: &cobalt_core::Beat| beat.incarnation == options.incarnation;
+        view.beat(id).is_none_or(ours).then_some(id)
     });
     let (Some(node), Some(lease)) = (node, session.lease()) else { return };
     let unusable = PoolState::Unusable(why.to_owned());

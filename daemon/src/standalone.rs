@@ -6,11 +6,16 @@ use std::fs::{DirBuilder, File};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use cobalt_core::{Bytes, MIB};
 use cobalt_failpoint::{Effect, around};
 use cobalt_host::{EtcdChild, LoopPool};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statvfs::statvfs;
 
 use crate::args::StandaloneArguments;
+
+/// Less room for etcd than this is none.
+const ROOM: Bytes = Bytes(16 * MIB);
 
 /// What one machine's Cobalt stands on.
 #[derive(Debug)]
@@ -39,6 +44,7 @@ impl Ground {
             .canonicalize()
             .map_err(|error| format!("cannot open the folder {}: {error}", state.display()))?;
         let lock = lock(state)?;
+        expect_room(state)?;
         crate::notify::tell("STATUS=mounting the pool and starting etcd");
         let pool = match &arguments.pool {
             Some(_) => None,
@@ -105,6 +111,20 @@ fn release(pool: Option<LoopPool>) {
             "the pool stays mounted: something still uses it; the next start takes it as it is"
         );
     }
+}
+
+/// Without room etcd ends in the middle of a write and says so in a log that has no room either.
+fn expect_room(state: &Path) -> Result<(), String> {
+    let shown = state.display();
+    let found = statvfs(state).map_err(|error| format!("cannot look at {shown}: {error}"))?;
+    let free = Bytes(found.blocks_available().saturating_mul(found.fragment_size()));
+    if free >= ROOM {
+        return Ok(());
+    }
+    Err(format!(
+        "the disk of the state folder {shown} is full: {free} are left and a start needs {ROOM}; \
+         make room and start again, nothing was touched"
+    ))
 }
 
 fn lock(state: &Path) -> Result<Flock<File>, String> {

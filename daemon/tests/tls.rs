@@ -96,6 +96,7 @@ async fn a_certificate_that_nobody_vouches_for_or_of_another_name_is_not_believe
     for pem in [others.pem(), Files::new("elsewhere").pem()] {
         let error = client(port, &pem).ready(SOON).await.unwrap_err();
         assert!(matches!(error, ClientError::Unreachable { .. }), "{error:?}");
+        assert!(error.is_distrust(), "{error:?}");
         assert!(chain(&error).contains("certificate"), "{}", chain(&error));
     }
     // The system's authorities do not know it either.

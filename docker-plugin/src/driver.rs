@@ -17,6 +17,8 @@ use cobalt_api::{VolumeId, VolumeName};
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use crate::consumers::{Consumers, Turn, is_away};
+use crate::local::LocalNode;
 use crate::metrics::Meter;
 use crate::mounts::{Holder, MountedHere, Mounts, Order, Process, Use};
 use crate::protocol::{Call, Listed, Reply, Request, Volume};
@@ -30,7 +32,7 @@ const REMOVE_LIMIT: Duration = Duration::from_secs(45);
 /// How long an unknown name is looked for while the API does not answer.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 /// How long the API is asked for news of a volume that is known already.
-const NEWS_LIMIT: Duration = Duration::from_secs(3);
+const NEWS_LIMIT: Duration = Duration::from_secs(2);
 /// The same while it did not answer the last time.
 const OUTAGE_NEWS_LIMIT: Duration = Duration::from_millis(500);
 /// Between two tries to reach the API.
@@ -58,6 +60,8 @@ pub struct Caller {
 pub struct Driver {
     /// The API.
     pub client: Client,
+    /// What the API knows of our use of volumes.
+    pub consumers: Arc<Consumers>,
     /// What is known of volumes.
     pub view: Arc<View>,
     /// What is mounted.
@@ -176,7 +180,7 @@ impl Driver {
             }
             Err(error) => {
                 let sentence = explain(&error);
-                tracing::warn!(volume = %name, "not created: {sentence}");
+                tracing::warn!(volume = %name, why = sentence, "not created");
                 Err(refuse(&sentence))
             }
         }
@@ -185,12 +189,17 @@ impl Driver {
     async fn remove(&self, name: &str) -> Outcome {
         // What cannot be a name was never made.
         let Ok(name) = name.parse::<VolumeName>() else { return Ok(Reply::Done) };
+        let turn = self.consumers.turn(name.as_str()).await;
         let (mounts, wanted) = (Arc::clone(&self.mounts), name.to_string());
         let used = blocking(move || mounts.free(&wanted)).await?;
         if let Some(why) = still_used(used) {
-            tracing::warn!(volume = %name, "not removed: {why}");
+            tracing::warn!(volume = %name, why, "not removed");
             return Err(refuse(&format!("volume \"{name}\" {why}")));
         }
+        // If that cannot be said, the deletion cannot either, and tells why.
+        drop(self.consumers.release_if_gone(name.as_str(), &turn).await);
+        // Who mounts it from now on has noted that first, and the API refuses to delete it.
+        drop(turn);
         match self.client.delete_volume(name.as_str(), Wait::Done, REMOVE_LIMIT).await {
             Ok(()) => tracing::info!(volume = %name, "removed"),
             Err(error) if error.code() == Some(Code::VolumeNotFound) => {
@@ -198,7 +207,7 @@ impl Driver {
             }
             Err(error) => {
                 let sentence = explain(&error);
-                tracing::warn!(volume = %name, "not removed: {sentence}");
+                tracing::warn!(volume = %name, why = sentence, "not removed");
                 return Err(refuse(&sentence));
             }
         }
@@ -210,7 +219,7 @@ impl Driver {
         let name = parse_name(&request.name)?;
         let outcome = self.try_mount(&name, request.id, caller).await;
         if let Err(Refusal::Said(why) | Refusal::CannotKnow(why)) = &outcome {
-            tracing::warn!(volume = %name, "not mounted: {why}");
+            tracing::warn!(volume = %name, why, "not mounted");
         }
         outcome.map(Reply::Mountpoint)
     }
@@ -221,19 +230,25 @@ impl Driver {
         holder: String,
         caller: Caller,
     ) -> Result<String, Refusal> {
-        let known = self.current(name.as_str()).await?;
-        let (id, place) = mountable(name, &known)?;
-        let (run_dir, node_id) = (self.run_dir.clone(), place.node_id.to_string());
-        let node = blocking(move || local::node(&run_dir, &node_id)).await?.map_err(|error| {
-            refuse(&format!("which nodes are on this machine cannot be read: {error}"))
-        })?;
-        let Some(node) = node else {
-            return Err(refuse(&format!(
-                "volume \"{name}\" lives on node {}, and this version mounts only volumes of \
-                 its own machine; run the container there",
-                place.node
-            )));
-        };
+        let turn = self.consumers.turn(name.as_str()).await;
+        let outcome = self.mount_in_turn(name, holder, caller, &turn).await;
+        if outcome.is_err()
+            && let Err(error) = self.consumers.release_if_gone(name.as_str(), &turn).await
+        {
+            tracing::warn!(volume = %name, why = said::line(&error), "not released yet");
+        }
+        outcome
+    }
+
+    async fn mount_in_turn(
+        &self,
+        name: &VolumeName,
+        holder: String,
+        caller: Caller,
+        turn: &Turn,
+    ) -> Result<String, Refusal> {
+        let (known, node) = self.current(name, turn).await?;
+        let (id, _) = mountable(name, &known)?;
         let holder = Holder::new(holder, caller.process);
         let order = Order { id, name: name.to_string(), pool: node.pool_path, holder };
         let mounts = Arc::clone(&self.mounts);
@@ -244,20 +259,68 @@ impl Driver {
         })
     }
 
-    /// The newest that can be learnt of a volume in a short time.
-    async fn current(&self, name: &str) -> Result<Arc<Known>, Refusal> {
+    /// The volume as the API knows it once it has noted that we use it; as we know it while the
+    /// API is away; and the node of this machine that has it.
+    async fn current(
+        &self,
+        name: &VolumeName,
+        turn: &Turn,
+    ) -> Result<(Arc<Known>, LocalNode), Refusal> {
         let limit = if self.view.outage().is_some() { OUTAGE_NEWS_LIMIT } else { NEWS_LIMIT };
-        match self.ask(name, limit).await {
-            Ok(Some(known)) => Ok(known),
-            Ok(None) => Err(no_such_volume(name)),
+        let known = match self.view.get(name.as_str()).filter(|known| known.phase == Phase::Ready) {
+            Some(known) => known,
+            None => match self.ask(name.as_str(), limit).await {
+                Ok(known) => known.ok_or_else(|| no_such_volume(name.as_str()))?,
+                Err(error) => return Err(refuse(&explain(&error))),
+            },
+        };
+        let node = self.node_of(name, &known).await?;
+        if self.consumers.holds(name.as_str(), &known.id) {
+            return Ok((known, node));
+        }
+        match self.consumers.note(name.as_str(), limit, turn).await {
+            Ok(volume) => {
+                self.view.api_answered();
+                let noted = self.view.put(volume);
+                let node = self.node_of(name, &noted).await?;
+                Ok((noted, node))
+            }
+            Err(error) if says_unknown(&error) => {
+                self.view.api_answered();
+                self.view.forget(name.as_str());
+                Err(no_such_volume(name.as_str()))
+            }
             // A known volume can be mounted while the control plane is away.
-            Err(error) => self.view.get(name).ok_or_else(|| refuse(&explain(&error))),
+            Err(error) if is_away(&error) => {
+                self.view.api_failed(&said::line(&error));
+                Ok((known, node))
+            }
+            Err(error) => Err(refuse(&explain(&error))),
         }
     }
 
+    /// The node of this machine that has the volume.
+    async fn node_of(&self, name: &VolumeName, known: &Known) -> Result<LocalNode, Refusal> {
+        let (_, place) = mountable(name, known)?;
+        let (run_dir, node_id) = (self.run_dir.clone(), place.node_id.to_string());
+        let node = blocking(move || local::node(&run_dir, &node_id)).await?.map_err(|error| {
+            refuse(&format!("which nodes are on this machine cannot be read: {error}"))
+        })?;
+        node.ok_or_else(|| {
+            refuse(&format!(
+                "volume \"{name}\" lives on node {}, and this version mounts only volumes of \
+                 its own machine; run the container there",
+                place.node
+            ))
+        })
+    }
+
     async fn unmount(&self, request: Request) -> Outcome {
-        let mounts = Arc::clone(&self.mounts);
-        blocking(move || mounts.unmount(&request.name, &request.id)).await?;
+        let turn = self.consumers.turn(&request.name).await;
+        let (mounts, name) = (Arc::clone(&self.mounts), request.name.clone());
+        blocking(move || mounts.unmount(&name, &request.id)).await?;
+        // The next pass says it again.
+        drop(self.consumers.release_if_gone(&request.name, &turn).await);
         Ok(Reply::Done)
     }
 
@@ -276,6 +339,8 @@ impl Driver {
             put("path", json!(known.place.as_ref().map(|place| &place.path)));
             put("compression", json!(known.compression));
             put("labels", json!(known.labels));
+            let hosts: Vec<_> = known.consumers.iter().map(|host| &host.name).collect();
+            put("used_on", json!(hosts));
             let valid = known.created_at.parse::<jiff::Timestamp>().is_ok();
             created_at = valid.then(|| known.created_at.to_string());
         } else {

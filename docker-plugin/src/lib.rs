@@ -8,6 +8,7 @@
 pub mod args;
 pub mod caps;
 pub mod clock;
+pub mod consumers;
 pub mod driver;
 pub mod follow;
 pub mod local;
@@ -32,6 +33,7 @@ use prometheus_client::registry::Registry;
 use tokio::task::{JoinHandle, JoinSet};
 
 use self::args::{ServiceManager, Settings};
+use self::consumers::{Consumers, Host};
 use self::driver::Driver;
 use self::metrics::Meter;
 use self::mounts::Mounts;
@@ -73,6 +75,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
     let _lock = socket::lock_state(&settings.state_dir)?;
+    statefile::clear_unfinished(&settings.state_dir);
     let listening = match manager.socket_passed {
         true => Listening::passed()?,
         false => Listening::bind(&settings.socket)?,
@@ -85,8 +88,12 @@ pub async fn run(
     let client = client(settings.api, settings.token, settings.ca)?;
     let meter = Meter::default();
     let registry = meter.registry(&view, &mounts);
+    let host = Host::load(&settings.state_dir).map_err(StartError::Mounts)?;
+    let (told_view, told_mounts) = (Arc::clone(&view), Arc::clone(&mounts));
+    let consumers = Arc::new(Consumers::new(client.clone(), host, told_view, told_mounts));
     let driver = Arc::new(Driver {
         client: client.clone(),
+        consumers: Arc::clone(&consumers),
         view: Arc::clone(&view),
         mounts: Arc::clone(&mounts),
         run_dir: settings.run_dir,
@@ -97,6 +104,7 @@ pub async fn run(
         tokio::spawn(view::keep_saved(Arc::clone(&view), SAVE_PAUSE)),
         tokio::spawn(reconcile(Arc::clone(&mounts), Arc::clone(&view), settings.reconcile)),
         tokio::spawn(show(settings.metrics_listen, registry)),
+        tokio::spawn(consumers::keep_told(consumers, settings.refresh)),
     ];
     tell(&manager, "READY=1");
     tracing::info!("serving on {}", settings.socket.display());

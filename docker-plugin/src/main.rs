@@ -56,7 +56,7 @@ fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => log.with_ansi(false).init(),
+        LogFormat::Text => log.with_ansi(false).with_target(false).init(),
         LogFormat::Json => log.json().init(),
     }
 }

@@ -8,6 +8,7 @@
 pub mod decide;
 mod holders;
 mod kernel;
+mod noted;
 mod process;
 pub mod table;
 
@@ -23,6 +24,7 @@ use cobalt_failpoint::{Effect, around};
 pub use self::holders::Holder;
 use self::holders::{Held, Holders};
 pub use self::kernel::SourceError;
+use self::noted::Noted;
 pub use self::process::Process;
 use self::table::Mount;
 
@@ -154,6 +156,7 @@ impl Mounts {
                 }
             }
         });
+        let mut noted = Noted { mounts: self, id: &id, holder: &order.holder.id, take_back: added };
         let outcome = match self.holders.save() {
             Ok(()) if abandoned() => Err(MountError::Abandoned),
             Ok(()) => Ok(target.display().to_string()),
@@ -162,10 +165,8 @@ impl Mounts {
                 Err(MountError::Refused { act, source })
             }
         };
-        if outcome.is_err() && added {
-            self.let_go(&id, &order.holder.id);
-        }
         if outcome.is_ok() {
+            noted.take_back = false;
             let Order { name, holder, .. } = order;
             tracing::info!(volume = name, %id, holder = holder.id, fresh, "mounted");
         }
@@ -210,6 +211,7 @@ impl Mounts {
                 Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => (),
             }
         }
+        self.clear_folders()?;
         lock(&self.turns).retain(|_, turn| Arc::strong_count(turn) > 1);
         Ok(())
     }
@@ -401,6 +403,22 @@ impl Mounts {
         if let Err(error) = around(Effect::MountPointRemove, remove) {
             tracing::warn!(%id, "the folder it was mounted on stays: {error}");
         }
+    }
+
+    /// Removes folders on which nothing is mounted, such as a crash leaves. What is in one of
+    /// them keeps it.
+    fn clear_folders(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.folder)? {
+            let Ok(id) = entry?.file_name().into_string() else { continue };
+            let (turn, target) = (self.turn(&id), self.folder.join(&id));
+            let Ok(_turn) = turn.try_lock() else { continue };
+            let known = self.holders.with(|table| table.contains_key(&id));
+            if !known && self.present(&target)?.is_none() {
+                // One that cannot be removed is in nobody's way.
+                let _ = std::fs::remove_dir(&target);
+            }
+        }
+        Ok(())
     }
 
     /// Writes the holders where a failure changes nothing for the caller: what the file has too

@@ -8,6 +8,9 @@ use cobalt_failpoint::{Effect, around};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// How files that are being written are called at first.
+const UNFINISHED: &[u8] = b".new-";
+
 /// Replaces `path`. After a crash there is the old file or the new one.
 ///
 /// # Errors
@@ -25,6 +28,18 @@ pub fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
         file.persist(path)?;
         File::open(folder)?.sync_all()
     })
+}
+
+/// Removes what writing left behind in `folder` when the program was killed in the middle. Only
+/// for a time when nobody writes there.
+pub fn clear_unfinished(folder: &Path) {
+    let unfinished = |name: &std::ffi::OsStr| name.as_encoded_bytes().starts_with(UNFINISHED);
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if unfinished(&entry.file_name()) {
+            // It is in nobody's way.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Reads `path`.

@@ -47,8 +47,20 @@ pub struct Known {
     pub created_at: Box<str>,
     /// The record's revision.
     pub revision: i64,
+    /// The hosts that have it mounted.
+    #[serde(default)]
+    pub consumers: Vec<Consumer>,
     /// When the API said this, in seconds since 1970.
     pub seen_secs: u64,
+}
+
+/// A host that has a volume mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Consumer {
+    /// The host's id.
+    pub id: Box<str>,
+    /// What people call it.
+    pub name: Box<str>,
 }
 
 /// Where a volume is.
@@ -65,6 +77,8 @@ pub struct Place {
 impl Known {
     fn new(volume: wire::Volume, age_secs: u64) -> (Box<str>, Known) {
         let boxed = |(key, value): (String, String)| (key.into(), value.into());
+        let consumer =
+            |host: wire::Consumer| Consumer { id: host.host_id.into(), name: host.hostname.into() };
         let place = volume.placement.map(|at| Place {
             node: at.node.into(),
             node_id: at.node_id.into(),
@@ -82,6 +96,7 @@ impl Known {
             place,
             created_at: volume.created_at.into(),
             revision: volume.revision,
+            consumers: volume.consumers.into_iter().map(consumer).collect(),
             seen_secs: clock::now_secs().saturating_sub(age_secs),
         };
         (volume.name.into(), known)
@@ -204,6 +219,13 @@ impl View {
         drop(inner);
         if removed {
             self.changed.notify_one();
+        }
+    }
+
+    /// The API just said that a host does not use the volume any more.
+    pub fn released(&self, name: &str, host: &str) {
+        if let Some(entry) = self.write().volumes.get_mut(name) {
+            Arc::make_mut(&mut entry.known).consumers.retain(|consumer| *consumer.id != *host);
         }
     }
 

@@ -30,8 +30,7 @@ fn the_list_of_metrics_is_what_is_served() {
     meter.answered(Call::List, &Ok(Reply::Done), Duration::from_millis(1));
     let text = cobalt_metrics::text(&meter.registry(&view, &mounts));
     let kinds = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
-    let served: BTreeSet<&str> =
-        kinds.filter(|name| name.starts_with("cobalt_plugin_")).collect();
+    let served: BTreeSet<&str> = kinds.filter(|name| name.starts_with("cobalt_plugin_")).collect();
     assert_eq!(served, documented, "left: served, right: docs/metrics.md");
     for line in [
         "cobalt_plugin_call_duration_seconds_count{call=\"get\",outcome=\"refused\"} 1",

@@ -1,5 +1,8 @@
 //! Callers that are slow, silent, many or cut off: each ends by itself, and dockerd's own calls
 //! are answered meanwhile.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
 

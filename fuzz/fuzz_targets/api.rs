@@ -11,7 +11,7 @@
 //! none is a fault of Cobalt's own.
 #![no_main]
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 
 use cobalt_api::error::Code;
 use cobalt_api::wire::Problem;
@@ -24,33 +24,47 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
-thread_local!(static WORLD: OnceCell<(Runtime, Value)> = const { OnceCell::new() });
+/// A world is used for many inputs: making the routes takes longer than all requests of one.
+const INPUTS: u32 = 500;
+
+struct World {
+    store: Store,
+    face: Face,
+    document: Value,
+    left: u32,
+}
+
+thread_local!(static WORLD: RefCell<Option<(World, Runtime)>> = const { RefCell::new(None) });
 
 fuzz_target!(|text: &str| {
-    WORLD.with(|world| {
-        let (runtime, document) = world.get_or_init(|| {
+    WORLD.with_borrow_mut(|slot| {
+        if slot.as_ref().is_none_or(|(world, _)| world.left == 0) {
             let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-            let document = runtime.block_on(async {
-                let (_, face) = start().await;
-                face.answer("GET", "/v1/openapi.json", &[], Vec::new()).await
-            });
-            let document = document.expect("it is served").body;
-            (runtime, serde_json::from_slice(&document).expect("it is JSON"))
-        });
-        runtime.block_on(converse(text, document));
+            let world = runtime.block_on(World::new());
+            *slot = Some((world, runtime));
+        }
+        let (world, runtime) = slot.as_mut().expect("it was just made");
+        world.left -= 1;
+        runtime.block_on(converse(text, world));
     });
 });
 
-async fn start() -> (Store, Face) {
-    let options = ApiOptions::default();
-    let store = Store::new(Kv::Memory(Memory::default()), &options.cluster);
-    let follower = Follower::start(&store, || 0);
-    follower.in_touch().await;
-    (store.clone(), Face::new(Api::new(store, follower, options)))
+impl World {
+    async fn new() -> World {
+        let options = ApiOptions::default();
+        let store = Store::new(Kv::Memory(Memory::default()), &options.cluster);
+        let follower = Follower::start(&store, || 0);
+        follower.in_touch().await;
+        let face = Face::new(Api::new(store.clone(), follower, options));
+        let document = face.answer("GET", "/v1/openapi.json", &[], Vec::new()).await;
+        let document = document.expect("it is served").body;
+        let document = serde_json::from_slice(&document).expect("it is JSON");
+        World { store, face, document, left: INPUTS }
+    }
 }
 
-async fn converse(text: &str, document: &Value) {
-    let (store, face) = start().await;
+async fn converse(text: &str, world: &World) {
+    let mut targets = Vec::new();
     for request in text.split("\n---\n").take(8) {
         let (head, body) = request.split_once("\n\n").unwrap_or((request, ""));
         let mut lines = head.lines();
@@ -58,10 +72,17 @@ async fn converse(text: &str, document: &Value) {
             continue;
         };
         let headers: Vec<_> = lines.filter_map(|line| line.split_once(": ")).collect();
-        let answer = face.answer(method, target, &headers, body.into()).await;
+        let answer = world.face.answer(method, target, &headers, body.into()).await;
         let Some(answer) = answer else { continue };
-        check(document, method, target, &answer);
-        serve_wishes(&store, target).await;
+        check(&world.document, method, target, &answer);
+        serve_wishes(&world.store, target).await;
+        targets.push(target);
+    }
+    // The next input finds nothing of this one's volumes.
+    for target in targets {
+        if let Some(stored) = found(&world.store, target).await {
+            world.store.forget_volume(&stored).await.expect("memory is there");
+        }
     }
 }
 
@@ -96,9 +117,7 @@ fn check(document: &Value, method: &str, target: &str, answer: &Answer) {
 
 /// What Engine and Agent would do for the volume that was named.
 async fn serve_wishes(store: &Store, target: &str) {
-    let path = target.split('?').next().unwrap_or_default();
-    let Some(Ok(name)) = path.strip_prefix("/v1/volumes/").map(str::parse) else { return };
-    let Ok(Some(Stored { value, revision })) = store.volume(&name).await else { return };
+    let Some(Stored { value, revision }) = found(store, target).await else { return };
     let (node, data) = (NodeId([1; 16]), SubvolumeUuid([2; 16]));
     let made = |volume: Volume| volume.made(data, true);
     let next = match value.phase {
@@ -111,4 +130,11 @@ async fn serve_wishes(store: &Store, target: &str) {
     };
     let volume = next.expect("the phase allows it");
     store.save_wish(&Change { volume, read_at: revision }).await.expect("memory is there");
+}
+
+/// The volume that a target names.
+async fn found(store: &Store, target: &str) -> Option<Stored<Volume>> {
+    let path = target.split('?').next().unwrap_or_default();
+    let name = path.strip_prefix("/v1/volumes/")?.parse().ok()?;
+    store.volume(&name).await.expect("memory is there")
 }

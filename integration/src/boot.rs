@@ -27,7 +27,8 @@ const BOOT: &str = r#"set -e
     rm -rf usr/lib/systemd/system/*.wants etc/systemd/system/*.wants etc/systemd/system/docker.*
     cp -r "$units"/* etc/systemd/system/
     mkdir -p etc/cobalt
-    echo COBALT_POOL_SIZE=1G >etc/cobalt/standalone.env
+    # The network is the machine's own, and others test there too.
+    printf 'COBALT_POOL_SIZE=1G\nCOBALT_LISTEN=none\n' >etc/cobalt/standalone.env
     # Nothing of the machine's own start; what it does is meant for a whole kernel.
     printf '[Unit]\nDescription=As little as can be\n' >etc/systemd/system/sysinit.target
     printf '[Unit]\nAfter=basic.target\nRequires=basic.target\n' >etc/systemd/system/test.target

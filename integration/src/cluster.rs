@@ -83,6 +83,11 @@ impl Disc {
         Disc { world, file, at }
     }
 
+    /// The file it lies in.
+    pub fn file(&self) -> &std::path::Path {
+        &self.file
+    }
+
     /// Mounts it, inside.
     ///
     /// # Panics

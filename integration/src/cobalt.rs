@@ -272,6 +272,13 @@ impl Daemon {
         }
     }
 
+    /// The names of the hosts that use a volume.
+    pub fn consumers(&self, name: &str) -> Vec<String> {
+        let volume = self.volume(name).unwrap_or_default();
+        let hosts = volume["consumers"].as_array().cloned().unwrap_or_default();
+        hosts.iter().filter_map(|host| host["hostname"].as_str().map(str::to_owned)).collect()
+    }
+
     /// What the API says is wrong, one sentence each.
     pub fn alarms(&self) -> Vec<String> {
         let Ok(reply) = self.try_call("GET", "/v1/status", &Value::Null) else { return Vec::new() };

@@ -63,6 +63,20 @@ impl Dockerd {
         self.wait_until_ready();
     }
 
+    /// Starts it again in a network of its own: a Swarm finds its ports free there, and leaves
+    /// nothing.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn restart_in_a_network_of_its_own(&mut self) {
+        self.process.stop(Duration::from_secs(30));
+        let mut command = self.world.command("unshare");
+        command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]);
+        let fresh = Process::start(&self.world, "dockerd", arguments(&self.world, command));
+        drop(std::mem::replace(&mut self.process, fresh));
+        self.wait_until_ready();
+    }
+
     /// Its socket, from outside, for other clients.
     pub fn host(&self) -> String {
         format!("unix://{}", self.world.outside(DOCKER_SOCKET).display())
@@ -153,11 +167,16 @@ impl Dockerd {
 }
 
 fn launch(world: &World) -> Process {
+    // Something has to stand before the name of the program.
+    Process::start(world, "dockerd", arguments(world, world.command("env")))
+}
+
+/// `command` with `dockerd …` behind what it has.
+fn arguments(world: &World, mut command: Command) -> Command {
     let folder = world.folder().join("docker");
     let namespace = world.folder().file_name();
     let namespace = namespace.expect("the world's folder has a name").to_string_lossy();
-    let mut command = world.command("dockerd");
-    command.arg("--config-file").arg(folder.join("daemon.json"));
+    command.arg("dockerd").arg("--config-file").arg(folder.join("daemon.json"));
     command.arg("--data-root").arg(folder.join("data"));
     command
         .args(["--exec-root", "/run/docker-exec", "--pidfile", PID_FILE])
@@ -165,7 +184,7 @@ fn launch(world: &World) -> Process {
         .args(["--containerd-namespace", &namespace])
         .args(["--containerd-plugins-namespace", &format!("{namespace}-plugins")])
         .args(["--bridge=none", "--iptables=false", "--ip-masq=false"]);
-    Process::start(world, "dockerd", command)
+    command
 }
 
 #[cfg(test)]

@@ -24,6 +24,7 @@ pub struct Etcd {
     data: PathBuf,
     client: u16,
     peer: u16,
+    flags: Vec<String>,
 }
 
 impl Etcd {
@@ -43,11 +44,24 @@ impl Etcd {
         Etcd::with_data(world, "etcd-empty")
     }
 
+    /// One that takes so many bytes and no more.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_small(world: &World, bytes: u64) -> Etcd {
+        let flag = format!("--quota-backend-bytes={bytes}");
+        Etcd::with(world, "etcd", vec![flag])
+    }
+
     fn with_data(world: &World, folder: &str) -> Etcd {
+        Etcd::with(world, folder, Vec::new())
+    }
+
+    fn with(world: &World, folder: &str, flags: Vec<String>) -> Etcd {
         let data = world.folder().join(folder);
         let (client, peer) = (free_port(), free_port());
-        let process = spawn(world, &data, client, peer);
-        let etcd = Etcd { process, world: world.clone(), data, client, peer };
+        let process = spawn(world, &data, client, peer, &flags);
+        let etcd = Etcd { process, world: world.clone(), data, client, peer, flags };
         etcd.wait_until_healthy();
         etcd
     }
@@ -55,6 +69,16 @@ impl Etcd {
     /// For `--etcd`.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.client)
+    }
+
+    /// The port for clients.
+    pub fn port(&self) -> u16 {
+        self.client
+    }
+
+    /// Where its data is; it may be exchanged while it is down.
+    pub fn data(&self) -> &std::path::Path {
+        &self.data
     }
 
     /// To look into it.
@@ -70,7 +94,7 @@ impl Etcd {
     /// Starts it again on the same data and ports, and waits until it answers.
     pub fn restart(&mut self) {
         self.process.kill9();
-        self.process = spawn(&self.world, &self.data, self.client, self.peer);
+        self.process = spawn(&self.world, &self.data, self.client, self.peer, &self.flags);
         self.wait_until_healthy();
     }
 
@@ -80,7 +104,13 @@ impl Etcd {
     }
 }
 
-fn spawn(world: &World, data: &std::path::Path, client: u16, peer: u16) -> Process {
+fn spawn(
+    world: &World,
+    data: &std::path::Path,
+    client: u16,
+    peer: u16,
+    flags: &[String],
+) -> Process {
     let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
     let mut command = world.command("etcd");
     command
@@ -88,7 +118,8 @@ fn spawn(world: &World, data: &std::path::Path, client: u16, peer: u16) -> Proce
         .arg(data)
         .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
         .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-        .args(["--initial-cluster", &format!("test={peer}")]);
+        .args(["--initial-cluster", &format!("test={peer}")])
+        .args(flags);
     Process::start(world, "etcd", command)
 }
 
@@ -176,6 +207,35 @@ impl Eye {
         assert!(self.ask("/v3/kv/compaction", &question).is_some(), "etcd refused to compact");
     }
 
+    /// Writes a key that is nobody's; whether it was taken.
+    pub fn put(&self, key: &str, value: &[u8]) -> bool {
+        let question = json!({ "key": base64(key.as_bytes()), "value": base64(value) });
+        self.ask("/v3/kv/put", &question).is_some()
+    }
+
+    /// Removes a key.
+    ///
+    /// # Panics
+    /// When etcd refuses.
+    pub fn remove(&self, key: &str) {
+        let question = json!({ "key": base64(key.as_bytes()) });
+        assert!(self.ask("/v3/kv/deleterange", &question).is_some(), "etcd refused to delete");
+    }
+
+    /// Makes the room that compaction freed usable, and ends the alarm that there is none.
+    ///
+    /// # Panics
+    /// When etcd refuses.
+    pub fn defragment_and_disarm(&self) {
+        assert!(self.ask("/v3/maintenance/defragment", &json!({})).is_some(), "defragment");
+        let raised = self.ask("/v3/maintenance/alarm", &json!({ "action": "GET" }));
+        for alarm in raised.expect("a list of alarms")["alarms"].as_array().into_iter().flatten() {
+            let mut question = alarm.clone();
+            question["action"] = json!("DEACTIVATE");
+            assert!(self.ask("/v3/maintenance/alarm", &question).is_some(), "disarm");
+        }
+    }
+
     fn ask(&self, path: &str, question: &Value) -> Option<Value> {
         let body = question.to_string();
         let reply = request(&self.0, "POST", path, &[], body.as_bytes(), LIMIT).ok()?;
@@ -196,8 +256,22 @@ fn number(value: &Value) -> i64 {
     value.as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+fn base64(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for three in bytes.chunks(3) {
+        let all = three.iter().fold(0, |all, &byte| (all << 8) | usize::from(byte));
+        let all = all << (8 * (3 - three.len()));
+        for place in 0..4 {
+            let digit = char::from(DIGITS[(all >> (18 - 6 * place)) & 63]);
+            text.push(if place <= three.len() { digit } else { '=' });
+        }
+    }
+    text
+}
+
 fn unbase64(text: &str) -> String {
-    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut bytes = Vec::new();
     let (mut held, mut bits) = (0_u32, 0);
     for digit in text.bytes().filter_map(|b| DIGITS.iter().position(|&d| d == b)) {
@@ -219,6 +293,9 @@ mod tests {
     fn keys_come_out_of_base64_as_they_went_in() {
         assert_eq!(unbase64("L2NvYmFsdC9h"), "/cobalt/a");
         assert_eq!(unbase64("YQ=="), "a");
+        for text in ["", "a", "ab", "abc", "abcd"] {
+            assert_eq!(unbase64(&base64(text.as_bytes())), text);
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod http;
 pub mod loopfs;
 pub mod plugin;
 pub mod process;
+pub mod proxy;
 pub mod recorder;
 pub mod snapshot;
 pub mod wait;

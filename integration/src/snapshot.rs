@@ -92,9 +92,13 @@ impl Witnesses<'_> {
         let ticket = |name: &String| name.strip_suffix(".ticket").map(str::to_owned);
         pool.tickets = tickets.iter().filter_map(ticket).collect();
         if let Some(plugin) = self.plugin {
-            let state = names(&plugin.state_dir());
+            let state = names(&self.world.outside(plugin.state_dir()));
             let unfinished = state.into_iter().filter(|name| name.starts_with(".new"));
             pool.leftovers.extend(unfinished);
+            let mounted = mounts(self.world, &plugin.mounts_dir());
+            let folders = names(&self.world.outside(plugin.mounts_dir())).into_iter();
+            let idle = folders.filter(|name| !mounted.contains_key(name));
+            pool.leftovers.extend(idle.map(|name| format!("the folder mounts/{name}")));
         }
         pool
     }

@@ -36,3 +36,8 @@ pub fn throughout(what: &str, span: Duration, mut holds: impl FnMut() -> bool) {
     let broken = poll(span, || (!holds()).then_some(()));
     assert!(broken.is_none(), "it held no longer that {what}");
 }
+
+/// Lets time pass, where being late is what a test is about.
+pub fn pause(span: Duration) {
+    std::thread::sleep(span);
+}

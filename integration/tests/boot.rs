@@ -24,7 +24,7 @@ fn in_a_booted_machine(test: impl FnOnce(&World, &Boot)) {
     let world = World::new();
     match Boot::start(&world) {
         Some(boot) => test(&world, &boot),
-        None => eprintln!("not tested: no control group can be made here, and systemd needs one"),
+        None => panic!("systemd cannot be booted: no control group can be made on this machine"),
     }
 }
 
@@ -75,7 +75,7 @@ fn cobaltd_works_on_a_pool_that_was_mounted_for_it() {
         boot.must("mount", &["-o", "loop,noatime,nosuid,nodev", image, "/srv/pool"]);
         let settings = format!(
             "COBALT_ETCD={}\nCOBALT_POOL=/srv/pool\nCOBALT_NODE_NAME=n1\n\
-             COBALT_ENABLE_SIMPLE_QUOTAS=true\n",
+             COBALT_ENABLE_SIMPLE_QUOTAS=true\nCOBALT_LISTEN=none\n",
             etcd.url()
         );
         std::fs::write(boot.outside("/etc/cobalt/cobaltd.env"), settings).unwrap();

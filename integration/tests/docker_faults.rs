@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use cobalt_integration::cluster::{Cluster, with_cluster, with_cluster_of};
 use cobalt_integration::docker::IMAGE;
-use cobalt_integration::wait::{eventually, throughout};
+use cobalt_integration::wait::{eventually, pause, throughout};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 /// What is not used any more is gone by then, even if its dockerd or the plugin was killed.
@@ -109,23 +111,20 @@ fn while_etcd_is_frozen_known_volumes_work_and_nothing_is_forgotten() {
     with_cluster(|c| {
         c.dockerd.create("web");
         let etcd = c.world.processes("etcd");
-        let signal = |name: &str| {
+        let signal = |name: Signal| {
             for pid in &etcd {
-                let status = std::process::Command::new("kill")
-                    .args([format!("-{name}"), pid.to_string()])
-                    .status();
-                assert!(status.unwrap().success());
+                kill(Pid::from_raw(i32::try_from(*pid).unwrap()), name).unwrap();
             }
         };
         assert_eq!(etcd.len(), 1);
-        signal("STOP");
+        signal(Signal::SIGSTOP);
         // Until it has noticed, the API answers from what it followed a moment ago.
         eventually("the API knows", Duration::from_secs(30), || {
             let reply = c.daemon.try_call("GET", "/v1/volumes/nobody", &Value::Null);
             reply.is_ok_and(|reply| reply.status == 503)
         });
         expect_the_plugin_does_without(c, Duration::from_secs(8));
-        signal("CONT");
+        signal(Signal::SIGCONT);
     });
 }
 
@@ -260,7 +259,7 @@ fn a_plugin_that_is_restarted_during_a_call_is_waited_for() {
         std::thread::scope(|scope| {
             let dockerd = &c.dockerd;
             let running = scope.spawn(move || dockerd.in_container("web", "echo here"));
-            std::thread::sleep(Duration::from_millis(500));
+            pause(Duration::from_millis(500));
             c.plugin.start_again();
             assert_eq!(running.join().unwrap(), "here\n");
         });

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use cobalt_integration::cluster::{Cluster, with_cluster, with_cluster_of, with_recorded_cluster};
 use cobalt_integration::docker::{IMAGE, PLUGIN_SOCKET, PluginSetup};
 use cobalt_integration::http::Address;
-use cobalt_integration::wait::{eventually, throughout};
+use cobalt_integration::wait::{eventually, pause, throughout};
 use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -80,7 +80,7 @@ fn a_mount_whose_caller_has_gone_is_taken_back() {
         let body = r#"{"Name":"web","ID":"gone"}"#;
         let head = "POST /VolumeDriver.Mount HTTP/1.1\r\nHost: \r\nContent-Length";
         write!(stream, "{head}: {}\r\n\r\n{body}", body.len()).unwrap();
-        std::thread::sleep(Duration::from_millis(200));
+        pause(Duration::from_millis(200));
         drop(stream);
         throughout("nobody holds it", Duration::from_secs(8), || {
             c.plugin.mounted().is_empty() && holders(c, "web") == json!([])
@@ -135,15 +135,18 @@ fn a_new_volume_takes_over_what_the_image_has_there() {
         c.dockerd.must(&["commit", "seed", "seeded"]);
         let look = "stat -c '%u %g %a' /site; ls -A /site";
         let run = |mount: &str, extra: &[&str]| {
-            let run = [&["run", "--rm", "--volume-driver", "cobalt", "-v", mount][..], extra];
+            let run = [&["run", "--rm", "-v", mount][..], extra];
             c.dockerd.must(&[&run.concat()[..], &["seeded", "sh", "-c", look]].concat())
         };
+        ["plain", "readonly", "nocopy", "made"].iter().for_each(|name| c.dockerd.create(name));
         let taken = "1000 1001 750\npage\n";
         assert_eq!(run("plain:/site", &[]), taken);
         assert_eq!(run("plain:/site", &[]), taken);
         assert_eq!(run("readonly:/site:ro", &[]), taken);
         assert_eq!(run("nocopy:/site:nocopy", &[]), "0 0 755\n");
-        assert_eq!(run("made:/work", &["-w", "/work"]), taken);
+        // Without a folder of that name in the image -w makes one.
+        let run = ["run", "--rm", "-v", "made:/work", "-w", "/work", IMAGE, "pwd"];
+        assert_eq!(c.dockerd.must(&run), "/work\n");
         expect_unmounted(c);
     });
 }
@@ -195,7 +198,7 @@ fn a_mount_made_by_hand_where_a_volume_belongs_is_left_alone() {
         c.world.run("mount", &["-t", "tmpfs", "byhand", &place]);
         let said = c.dockerd.must_not(&["run", "--rm", "-v", "web:/data", IMAGE, "true"]);
         assert!(said.contains("something else is mounted at"), "{said}");
-        assert_eq!(c.plugin.mounted(), [id.clone()]);
+        assert_eq!(c.plugin.mounted(), std::slice::from_ref(&id));
         c.world.run("umount", &[&place]);
         c.dockerd.keep_running("user", "web");
         // And on top of one that is in use.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cobalt_integration::cluster::{Cluster, with_cluster, with_recorded_cluster};
 use cobalt_integration::docker::{Dockerd, IMAGE, Plugin, PluginSetup};
-use cobalt_integration::wait::eventually;
+use cobalt_integration::wait::{eventually, pause};
 use cobalt_integration::world::World;
 use serde_json::Value;
 
@@ -228,7 +228,7 @@ fn a_plugin_that_comes_two_seconds_late_is_used() {
     let run = ["run", "--rm", "--volume-driver", "cobalt", "-v", "web:/data", IMAGE, "true"];
     let plugin: Plugin = std::thread::scope(|scope| {
         let running = scope.spawn(|| dockerd.must(&run));
-        std::thread::sleep(Duration::from_secs(2));
+        pause(Duration::from_secs(2));
         let plugin = PluginSetup::new(&world, &daemon).start(&world);
         running.join().unwrap();
         plugin

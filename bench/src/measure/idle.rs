@@ -17,7 +17,9 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), Fault> {
     let urls = [bench.few.etcd.client_url(), bench.many.etcd.client_url()].map(str::to_owned);
     let read = || urls.iter().map(|url| Traffic::read(url)).collect::<Result<Vec<_>, _>>();
     let before = read()?;
+    let cpu_before = processor(bench)?;
     std::thread::sleep(Duration::from_secs(bench.plan.idle_secs));
+    let cpu_after = processor(bench)?;
     let after = read()?;
     let volumes = [bench.plan.few, bench.plan.many];
     for ((before, after), volumes) in before.iter().zip(&after).zip(volumes) {
@@ -34,5 +36,22 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), Fault> {
         let name = format!("idle {} s: keep-alives", bench.plan.idle_secs);
         bench.keep(Figure::alone(&name, "", alive).at(volumes).callers(0));
     }
+    for ((what, volumes, before), (_, _, after)) in cpu_before.into_iter().zip(cpu_after) {
+        let share = (after - before) / bench.plan.idle_secs as f64 * 100.0;
+        let figure = Figure::alone(&format!("idle: processor, {what}"), "%", share);
+        bench.keep(figure.at(volumes).callers(0));
+    }
     Ok(())
+}
+
+/// Which program, at how many volumes, and the processor time it has used so far.
+fn processor(bench: &Bench) -> Result<Vec<(&'static str, usize, f64)>, Fault> {
+    let mut used = Vec::new();
+    for (ground, volumes) in [(&bench.few, bench.plan.few), (&bench.many, bench.plan.many)] {
+        for (what, program) in [("cobaltd", &ground.cobaltd), ("plugin", &ground.plugin)] {
+            let program = program.as_ref().ok_or("a program does not run")?;
+            used.push((what, volumes, program.cpu_secs()?));
+        }
+    }
+    Ok(used)
 }

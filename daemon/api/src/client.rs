@@ -21,8 +21,8 @@ use self::path::{add_query, path};
 use self::transport::{Call, Reply, Transport};
 use crate::error::Code;
 use crate::wire::{
-    Health, NewToken, Node, NodeList, Phase, Problem, Status, TokenList, TokenRequest, Volume,
-    VolumeChange, VolumePage, VolumeRequest,
+    ConsumerRequest, Health, NewToken, Node, NodeList, Phase, Problem, Status, TokenList,
+    TokenRequest, Volume, VolumeChange, VolumePage, VolumeRequest,
 };
 
 pub use self::endpoint::{BadEndpoint, Endpoint};
@@ -180,6 +180,30 @@ impl Client {
         self.delete(call, Code::VolumeNotFound, limit).await
     }
 
+    /// Says that a host uses a volume, and reads the volume.
+    pub async fn register_consumer(
+        &self,
+        name: &str,
+        host: &str,
+        request: &ConsumerRequest,
+        limit: Duration,
+    ) -> Result<Volume, ClientError> {
+        self.read(of_consumer(Method::PUT, name, host)?.with(request)?, limit).await
+    }
+
+    /// Says that a host does not use the volume of this id any more.
+    pub async fn release_consumer(
+        &self,
+        name: &str,
+        host: &str,
+        volume_id: &str,
+        limit: Duration,
+    ) -> Result<(), ClientError> {
+        let mut call = of_consumer(Method::DELETE, name, host)?;
+        add_query(&mut call.target, "volume_id", volume_id);
+        self.delete(call, Code::VolumeNotFound, limit).await
+    }
+
     /// All nodes.
     pub async fn nodes(&self, limit: Duration) -> Result<NodeList, ClientError> {
         self.read(plain(Method::GET, path(&["nodes"])), limit).await
@@ -283,6 +307,11 @@ fn named(method: Method, kind: &str, name: &str) -> Result<Call, ClientError> {
     let start: String = name.chars().take(40).filter(|c| !c.is_control()).collect();
     let problem = Code::InvalidField.problem(format!("\"{start}\" cannot be a name: {why}"));
     Err(ClientError::Problem(Box::new(Problem { field: Some("name".into()), ..problem })))
+}
+
+fn of_consumer(method: Method, name: &str, host: &str) -> Result<Call, ClientError> {
+    let call = named(method, "volumes", name)?;
+    Ok(Call { target: path(&["volumes", name, "consumers", host]), ..call })
 }
 
 fn list_call(query: &VolumeQuery) -> Call {

@@ -31,6 +31,8 @@ pub enum Code {
     VolumeDiffers,
     /// The volume is on its way out.
     BeingDeleted,
+    /// Some host uses the volume.
+    InUse,
     /// The record is not at the revision of `If-Match`.
     RevisionMoved,
     /// It was accepted and is not done yet; ask again.
@@ -45,7 +47,7 @@ pub enum Code {
 
 impl Code {
     /// All of them, in the order of the table in docs/api.md.
-    pub const ALL: [Code; 18] = [
+    pub const ALL: [Code; 19] = [
         Code::MalformedBody,
         Code::BodyTooLarge,
         Code::BadParameter,
@@ -59,6 +61,7 @@ impl Code {
         Code::TokenNotFound,
         Code::VolumeDiffers,
         Code::BeingDeleted,
+        Code::InUse,
         Code::RevisionMoved,
         Code::StillPending,
         Code::StoreUnavailable,
@@ -80,6 +83,7 @@ impl Code {
             Code::MethodNotAllowed => ("method_not_allowed", 405),
             Code::VolumeDiffers => ("volume_differs", 409),
             Code::BeingDeleted => ("being_deleted", 409),
+            Code::InUse => ("in_use", 409),
             Code::RevisionMoved => ("revision_moved", 412),
             Code::BodyTooLarge => ("body_too_large", 413),
             Code::InvalidField => ("invalid_field", 422),

@@ -14,10 +14,10 @@ use crate::wire;
 #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length = 128)]
 pub struct Name(String);
 
-/// A token's id, as the list shows it.
+/// A UUID in lower case.
 #[derive(ToSchema)]
 #[schema(pattern = "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
-pub struct TokenId(String);
+pub struct Id(String);
 
 /// Waits until it is so; left out, the answer comes at once.
 #[derive(ToSchema)]
@@ -72,7 +72,7 @@ pub struct Constraint(String);
 
 impl PartialSchema for wire::Size {
     fn schema() -> RefOr<Schema> {
-        let said = "A number of bytes, or a text such as `10G` (powers of 1024).";
+        let said = "A number of bytes, or a text such as `10G` (powers of 1024); 1 MiB at least.";
         let either = OneOfBuilder::new().item(ByteCount::schema()).item(SizeText::schema());
         RefOr::T(either.description(Some(said)).build().into())
     }
@@ -80,12 +80,12 @@ impl PartialSchema for wire::Size {
 
 impl ToSchema for wire::Size {}
 
-/// A number of bytes.
+/// A number of bytes, 1 MiB at least.
 #[derive(ToSchema)]
-#[schema(minimum = 1, maximum = 9223372036854775807u64)]
+#[schema(minimum = 1048576, maximum = 9223372036854775807u64)]
 pub struct ByteCount(u64);
 
-/// Digits, and a unit as in `10G`, `10GB` or `10GiB`.
+/// 1 MiB at least: digits, and a unit as in `10G`, `10GB` or `10GiB`.
 #[derive(ToSchema)]
 #[schema(pattern = "^0*[1-9][0-9]{0,18}([kKmMgGtTpP]([iI]?[bB])?|[bB])?$")]
 pub struct SizeText(String);

@@ -108,6 +108,29 @@ pub struct Volume {
     pub revision: i64,
     /// When it was asked for, RFC 3339.
     pub created_at: String,
+    /// The hosts that have it mounted. While there are any it is not deleted.
+    #[serde(default)]
+    pub consumers: Vec<Consumer>,
+}
+
+/// A host that has a volume mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Consumer {
+    /// Names the host for ever.
+    pub host_id: String,
+    /// What people call it.
+    pub hostname: String,
+    /// Since when, RFC 3339.
+    pub since: String,
+}
+
+/// A host that says that it uses a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConsumerRequest {
+    /// What people call the host.
+    #[schema(value_type = shapes::Description)]
+    pub hostname: String,
 }
 
 /// How far a volume has come.
@@ -332,7 +355,7 @@ pub struct TokenRequest {
     /// What its holder may do.
     pub role: Role,
     /// Whom it is for.
-    #[schema(value_type = shapes::Description, required = false)]
+    #[schema(value_type = Option<shapes::Description>)]
     #[serde(default)]
     pub description: String,
 }

@@ -1,4 +1,4 @@
-//! Identities that never change: ids of volumes, nodes, subvolumes and tokens.
+//! Identities that never change: ids of volumes, nodes, hosts, subvolumes and tokens.
 //!
 //! All are 128-bit UUIDs in their usual lower-case form, so they are safe as path components,
 //! etcd keys and arguments. Making new ones needs randomness and so happens elsewhere.
@@ -85,6 +85,10 @@ id! {
 id! {
     /// btrfs's own UUID of one subvolume, given by the kernel when it was made.
     SubvolumeUuid
+}
+id! {
+    /// Names a host that uses volumes; whoever mounts there made it up once and keeps it.
+    HostId
 }
 id! {
     /// Names an API token without giving its secret away.

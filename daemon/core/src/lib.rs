@@ -6,6 +6,7 @@
 
 mod bytes;
 mod constraint;
+mod consumer;
 mod ident;
 mod name;
 mod node;
@@ -15,7 +16,8 @@ mod volume;
 
 pub use bytes::{BadSize, Bytes, GIB, KIB, MIB, TIB};
 pub use constraint::{BadConstraint, Constraint};
-pub use ident::{BadId, NodeId, SubvolumeUuid, TokenId, VolumeId};
+pub use consumer::Consumer;
+pub use ident::{BadId, HostId, NodeId, SubvolumeUuid, TokenId, VolumeId};
 pub use name::{
     BadLabel, BadName, ClusterName, Labels, MAX_LABELS, MAX_NAME, NodeName, VolumeName,
 };

@@ -101,6 +101,10 @@ effects! {
     TokenCreate = "token-create",
     /// The API removes a token.
     TokenRevoke = "token-revoke",
+    /// The API notes that a host uses a volume.
+    ConsumerRegister = "consumer-register",
+    /// The API notes that it does so no longer.
+    ConsumerRelease = "consumer-release",
     /// A process gets its lease.
     LeaseGrant = "lease-grant",
     /// The lease of a process that is gone, or goes, is ended.

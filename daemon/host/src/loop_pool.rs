@@ -117,12 +117,22 @@ impl LoopPool {
         .map_err(refused(format!("cannot unmount the pool at {path}")))?;
         let act = format!("cannot detach {}", device.display());
         failpoint::before(Effect::LoopDetach).map_err(refused(act.clone()))?;
-        LOSETUP.run(&act, &[OsStr::new("--detach"), device.as_os_str()], TOOL_LIMIT)?;
+        let detached = LOSETUP.run(&act, &[OsStr::new("--detach"), device.as_os_str()], TOOL_LIMIT);
+        // A device that was attached to go with its mount is gone by now.
+        if is_attached(&device) {
+            detached?;
+        }
         failpoint::after(Effect::LoopDetach).map_err(refused(act))?;
         // A mark that stays says nothing once nothing is mounted.
         let _: io::Result<()> = fs::remove_file(&self.mark);
         Ok(())
     }
+}
+
+/// Whether a loop device still stands for a file.
+fn is_attached(device: &Path) -> bool {
+    let name = device.file_name().unwrap_or_default();
+    Path::new("/sys/block").join(name).join("loop/backing_file").exists()
 }
 
 /// One process at a time makes or mounts an image.

@@ -55,6 +55,14 @@ impl Failure {
     pub(super) fn of(error: &ClientError, name: &str) -> Failure {
         match error {
             ClientError::Problem(problem) => Failure::refused(problem, error.code(), name),
+            ClientError::Unreachable { .. } if error.is_distrust() => Failure {
+                sentence: format!(
+                    "{error}: its certificate is not believed ({})",
+                    root_cause(error)
+                ),
+                hints: vec![DISTRUST.to_owned()],
+                exit: UNREACHABLE,
+            },
             ClientError::Unreachable { .. } => Failure {
                 sentence: format!("{error}: {}", root_cause(error)),
                 hints: vec![unreachable_hint(error.io_kind()).to_owned()],
@@ -122,6 +130,7 @@ fn next_step(code: Code, name: &str) -> Option<String> {
             return Some(format!("choose another name, or look: cobalt volume show {name}"));
         }
         Code::BeingDeleted => "wait until it is gone, or choose another name",
+        Code::InUse => "stop the containers that use it on those hosts, then run it again",
         Code::RevisionMoved => "somebody else changed it; look again and repeat",
         Code::StoreUnavailable => {
             "etcd does not answer; volumes in use are not touched by that; \
@@ -138,6 +147,10 @@ fn next_step(code: Code, name: &str) -> Option<String> {
     };
     Some(step.to_owned())
 }
+
+/// For certificates that nobody here vouches for.
+const DISTRUST: &str =
+    "name the authority that signed it with --ca-file, and the host as the certificate names it";
 
 fn unreachable_hint(kind: Option<io::ErrorKind>) -> &'static str {
     match kind {

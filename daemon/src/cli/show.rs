@@ -226,6 +226,7 @@ mod tests {
             epoch: 1,
             revision: 7,
             created_at: "2024-05-03T07:00:00Z".into(),
+            consumers: Vec::new(),
         }
     }
 

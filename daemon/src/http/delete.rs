@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use cobalt_api::{shapes, wire};
 use cobalt_core::{Phase, Volume, VolumeId, VolumeName};
-use cobalt_store::{Change, Saved, Stored};
+use cobalt_store::{Change, Deletion, Saved, Stored};
 
 use super::Api;
 use super::change::{TRIES, busy, moved};
@@ -19,7 +19,7 @@ use super::params::{IfMatch, Named, Params};
 use super::records::shared;
 
 problems!(
-    DeleteProblems: BadParameter, InvalidField, VolumeNotFound, RevisionMoved, StillPending,
+    DeleteProblems: BadParameter, InvalidField, VolumeNotFound, InUse, RevisionMoved, StillPending,
     StoreUnavailable
 );
 
@@ -99,13 +99,14 @@ impl Api {
                 },
                 Some(volume) => {
                     let change = Change { volume, read_at: stored.revision };
-                    match self.tell(&act, self.store.save_wish(&change)).await? {
-                        Saved::Done(revision) => {
+                    match self.tell(&act, self.store.order_deletion(&change)).await? {
+                        Deletion::Ordered(revision) => {
                             let id = change.volume.id;
                             tracing::info!(volume = %name, %id, revision, "deletion ordered");
                             Some(shared(change.volume, revision))
                         }
-                        Saved::Moved => None,
+                        Deletion::Moved => None,
+                        Deletion::InUse => return Err(self.in_use(name, change.volume.id)),
                     }
                 }
             };

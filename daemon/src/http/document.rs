@@ -7,19 +7,23 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use cobalt_api::error::Code;
+use cobalt_api::shapes;
 use cobalt_api::wire::Problem;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
 use utoipa::openapi::header::HeaderBuilder;
-use utoipa::openapi::schema::{Components, ComponentsBuilder, ObjectBuilder, Type};
+use utoipa::openapi::schema::{Components, ComponentsBuilder, ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{
     ContentBuilder, InfoBuilder, OpenApiBuilder, OpenApiVersion, PathsBuilder, Ref, RefOr,
     Response, ResponseBuilder,
 };
-use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{Api, ApiOptions, change, create, delete, metrics, nodes, status, tokens, volumes};
+use super::{
+    Api, ApiOptions, change, consumers, create, delete, metrics, nodes, status, tokens, volumes,
+};
 
 /// The codes that any handler may give which asks who calls.
 const ANYWHERE: [Code; 4] =
@@ -84,6 +88,7 @@ pub(super) fn routes(options: &ApiOptions) -> OpenApiRouter<Api> {
             delete::delete_volume
         ))
         .routes(routes!(volumes::list_volumes))
+        .routes(routes!(consumers::register_consumer, consumers::release_consumer))
         .routes(routes!(nodes::list_nodes))
         .routes(routes!(nodes::read_node))
         .routes(routes!(status::status))
@@ -102,10 +107,32 @@ pub(super) fn routes(options: &ApiOptions) -> OpenApiRouter<Api> {
 )]
 async fn read_document(State(api): State<Api>) -> impl IntoResponse {
     let text = api.document.get_or_init(|| {
-        let document = routes(&api.options).into_openapi();
-        serde_json::to_string(&document).expect("the document has only text keys")
+        let document = serde_json::to_value(routes(&api.options).into_openapi());
+        corrected(document.expect("the document has only text keys")).to_string()
     });
     ([(header::CONTENT_TYPE, "application/json")], text.clone())
+}
+
+/// What the macros cannot say: a parameter that may be left out is never null, and a wish may
+/// have no body at all.
+fn corrected(mut document: Value) -> Value {
+    let items = document["paths"].as_object_mut().into_iter().flat_map(Map::values_mut);
+    let operations = items.filter_map(Value::as_object_mut).flat_map(Map::values_mut);
+    for operation in operations {
+        let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+        for schema in parameters.into_iter().flatten().filter_map(|p| p.get_mut("schema")) {
+            if let Some(kinds) = schema.get_mut("type").and_then(Value::as_array_mut) {
+                kinds.retain(|kind| kind != "null");
+            }
+            if let Some(choices) = schema.get_mut("oneOf").and_then(Value::as_array_mut) {
+                choices.retain(|choice| choice["type"] != "null");
+            }
+        }
+        if operation["operationId"] == "createVolume" {
+            operation["requestBody"]["required"] = false.into();
+        }
+    }
+    document
 }
 
 pub(super) fn anywhere(codes: &[Code]) -> Vec<Code> {
@@ -152,8 +179,22 @@ fn response(codes: &[Code]) -> Response {
     response.build()
 }
 
+fn shape<T: ToSchema>() -> (String, RefOr<Schema>) {
+    (T::name().into_owned(), T::schema())
+}
+
 fn components() -> Components {
-    let mut schemas = vec![(Problem::name().into_owned(), Problem::schema())];
+    let mut schemas = vec![
+        shape::<Problem>(),
+        // What only parameters are made of, the routes do not bring along.
+        shape::<shapes::Name>(),
+        shape::<shapes::Id>(),
+        shape::<shapes::UntilReady>(),
+        shape::<shapes::UntilGone>(),
+        shape::<shapes::Pending>(),
+        shape::<shapes::Revision>(),
+        shape::<shapes::Label>(),
+    ];
     Problem::schemas(&mut schemas);
     let scheme = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
@@ -198,6 +239,7 @@ fn meaning(code: Code) -> &'static str {
         Code::TokenNotFound => "No such token.",
         Code::VolumeDiffers => "Another wish holds under this name; `differences` tells where.",
         Code::BeingDeleted => "The volume is on its way out.",
+        Code::InUse => "Some host uses the volume.",
         Code::RevisionMoved => "The record is not at the revision of If-Match.",
         Code::StillPending => "It was accepted and is not done yet; ask again.",
         Code::StoreUnavailable => "etcd does not answer.",

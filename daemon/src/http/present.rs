@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cobalt_api::wire;
-use cobalt_core::{Beat, Compression, Labels, Node, NodeId, Phase, PoolState, Volume};
+use cobalt_core::{Beat, Compression, Consumer, Labels, Node, NodeId, Phase, PoolState, Volume};
 use cobalt_store::{EndpointHealth, Role, Stored, Token, View};
 
 /// A volume as it is.
@@ -37,6 +37,15 @@ pub(super) fn volume(view: &View, stored: &Stored<Arc<Volume>>) -> wire::Volume 
         epoch: volume.epoch,
         revision: stored.revision,
         created_at: time(volume.created_ms),
+        consumers: view.consumers(volume.id).map(consumer).collect(),
+    }
+}
+
+fn consumer(consumer: &Consumer) -> wire::Consumer {
+    wire::Consumer {
+        host_id: consumer.host.to_string(),
+        hostname: consumer.hostname.clone(),
+        since: time(consumer.since_ms),
     }
 }
 

@@ -88,7 +88,7 @@ pub(super) async fn list_tokens(
 /// Revoke a token
 #[utoipa::path(
     delete, path = "/v1/tokens/{id}", operation_id = "revokeToken", tag = "tokens",
-    params(("id" = shapes::TokenId, Path, description = "The token's id.")),
+    params(("id" = shapes::Id, Path, description = "The token's id.")),
     responses((status = 204, description = "It is worthless now."), RevokeProblems),
 )]
 pub(super) async fn revoke_token(

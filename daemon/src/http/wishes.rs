@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use cobalt_core::{Bytes, Compression, Constraint, Labels, Mode, Wish};
+use cobalt_core::{Bytes, Compression, Constraint, Labels, MIB, Mode, Wish};
 use serde_json::Value;
 
 use super::body::Fields;
 use super::failure::Failure;
 
+/// What btrfs writes to dress an empty volume counts for it, up to four of its nodes of 64 KiB
+/// at most: a smaller one could never be made.
+const MIN_SIZE: Bytes = Bytes(MIB);
 /// How many constraints a volume may have.
 const MAX_CONSTRAINTS: usize = 64;
 /// What a request for a volume may hold.
@@ -103,7 +106,11 @@ fn size(fields: &mut Fields) -> Result<Option<Bytes>, Failure> {
             return Err(bad(said.to_owned()));
         }
     };
-    text.parse().map(Some).map_err(|error: cobalt_core::BadSize| bad(error.to_string()))
+    let size: Bytes = text.parse().map_err(|error: cobalt_core::BadSize| bad(error.to_string()))?;
+    if size < MIN_SIZE {
+        return Err(bad(format!("{size} are too few: a volume has {MIN_SIZE} at least")));
+    }
+    Ok(Some(size))
 }
 
 fn labels(fields: &mut Fields) -> Result<Option<Labels>, Failure> {

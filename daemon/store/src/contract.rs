@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cobalt_core::{
-    Bytes, ClusterName, GIB, Labels, Mode, NodeId, SubvolumeUuid, Volume, VolumeId, Wish,
+    Bytes, ClusterName, Consumer, GIB, HostId, Labels, Mode, NodeId, SubvolumeUuid, Volume,
+    VolumeId, Wish,
 };
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use crate::consumers::Deletion;
 use crate::follow::Follower;
 use crate::kv::{Event, Guard, Kv, KvError, Op, Outcome, PAGE, Txn};
 use crate::lease::{Session, SessionOptions};
@@ -70,6 +72,49 @@ pub async fn a_refused_transaction_changes_nothing_and_shows_why(kv: Kv) {
     assert_eq!(found[0].as_ref().map(|entry| entry.revision), Some(revision));
     assert_eq!(found[1], None);
     assert_eq!(kv.get(&b).await, Ok(None));
+}
+
+/// A range that must be empty is refused with its first key, and only while it has one.
+pub async fn a_range_is_vacant_only_without_any_key(kv: Kv) {
+    let prefix = fresh_prefix();
+    let (inside, key) = (format!("{prefix}in/"), format!("{prefix}out"));
+    set(&kv, &format!("{prefix}in"), "beside").await;
+    let vacant = || Txn {
+        guards: vec![Guard::Absent(format!("{prefix}no")), Guard::Vacant(inside.clone())],
+        ops: vec![put(&key, "1")],
+    };
+    let first = format!("{inside}a");
+    set(&kv, &format!("{inside}b"), "1").await;
+    set(&kv, &first, "1").await;
+    let Ok(Outcome::Refused { found }) = kv.commit(&vacant()).await else {
+        panic!("there are keys");
+    };
+    assert_eq!(found[0], None);
+    assert_eq!(found[1].as_ref().map(|entry| &entry.key), Some(&first));
+    let clear = ["a", "b"].map(|name| Op::Delete(format!("{inside}{name}"))).to_vec();
+    kv.commit(&Txn { guards: Vec::new(), ops: clear }).await.expect("both go");
+    assert!(matches!(kv.commit(&vacant()).await, Ok(Outcome::Done { .. })));
+}
+
+/// A volume that a host uses is not deleted, and one on its way out gets no host.
+pub async fn a_volume_in_use_is_not_deleted(kv: Kv) {
+    let store = fresh_store(&kv);
+    let volume = a_volume("web");
+    store.create_volume(&volume).await.expect("created");
+    let stored = store.volume(&volume.name).await.expect("read").expect("there");
+    let host = HostId(*Uuid::new_v4().as_bytes());
+    let consumer = Consumer { volume: volume.id, host, hostname: "h1".into(), since_ms: 1 };
+    let done = store.register_consumer(&stored, &consumer).await.expect("an answer");
+    assert!(matches!(done, Saved::Done(_)), "{done:?}");
+    let order = || Change { volume: stored.value.clone(), read_at: stored.revision };
+    let refused = store.order_deletion(&order()).await.expect("an answer");
+    assert_eq!(refused, Deletion::InUse);
+    store.release_consumer(volume.id, host).await.expect("released");
+    store.release_consumer(volume.id, host).await.expect("once more");
+    let ordered = store.order_deletion(&order()).await.expect("an answer");
+    assert!(matches!(ordered, Deletion::Ordered(_)), "{ordered:?}");
+    let late = store.register_consumer(&stored, &consumer).await.expect("an answer");
+    assert_eq!(late, Saved::Moved);
 }
 
 /// Guards on revisions hold exactly until the key is changed or made anew.

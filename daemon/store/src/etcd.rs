@@ -144,7 +144,15 @@ impl Etcd {
     pub(crate) async fn commit(&self, txn: &Txn) -> Result<Outcome, KvError> {
         let guards: Vec<Compare> = txn.guards.iter().map(compare).collect();
         let ops: Vec<TxnOp> = txn.ops.iter().map(operation).collect();
-        let look = |guard: &Guard| TxnOp::get(guard.key(), None);
+        let look = |guard: &Guard| match guard {
+            Guard::Absent(key) | Guard::Unmoved(key, _) | Guard::Created(key, _) => {
+                TxnOp::get(key.as_str(), None)
+            }
+            Guard::Vacant(prefix) => {
+                let first = GetOptions::new().with_range(prefix_end(prefix)).with_limit(1);
+                TxnOp::get(prefix.as_str(), Some(first))
+            }
+        };
         let otherwise: Vec<TxnOp> = txn.guards.iter().map(look).collect();
         let txn = etcd_client::Txn::new().when(guards).and_then(ops).or_else(otherwise);
         let reply = self.once("txn", |mut client| async move { client.txn(txn).await }).await?;
@@ -416,6 +424,11 @@ fn compare(guard: &Guard) -> Compare {
         }
         Guard::Created(key, revision) => {
             Compare::create_revision(key.as_str(), CompareOp::Equal, *revision)
+        }
+        // Every key in the range must have come into being at 0: so there must be none.
+        Guard::Vacant(prefix) => {
+            let none = Compare::create_revision(prefix.as_str(), CompareOp::Equal, 0);
+            none.with_range(prefix_end(prefix))
         }
     }
 }

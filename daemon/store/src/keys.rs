@@ -1,6 +1,6 @@
 //! Where records live in etcd: everything of one cluster under one prefix.
 
-use cobalt_core::{ClusterName, NodeId, NodeName, TokenId, VolumeId, VolumeName};
+use cobalt_core::{ClusterName, HostId, NodeId, NodeName, TokenId, VolumeId, VolumeName};
 
 /// The keys of one cluster.
 #[derive(Clone, Debug)]
@@ -20,6 +20,7 @@ pub(crate) enum Kind {
     Beat(NodeId),
     Usage(NodeId, String),
     Token(TokenId),
+    Consumer(VolumeId, HostId),
     Unknown,
 }
 
@@ -68,6 +69,15 @@ impl Keys {
         self.key("tokens/", id)
     }
 
+    pub(crate) fn consumer(&self, volume: VolumeId, host: HostId) -> String {
+        self.key("consumers/", format!("{volume}/{host}"))
+    }
+
+    /// What the keys of all consumers of a volume begin with.
+    pub(crate) fn consumers(&self, volume: VolumeId) -> String {
+        self.key("consumers/", format!("{volume}/"))
+    }
+
     fn key(&self, kind: &str, rest: impl std::fmt::Display) -> String {
         format!("{}{kind}{rest}", self.prefix)
     }
@@ -89,6 +99,9 @@ impl Keys {
             Some(("nodes", id)) => id.parse().map(Kind::Node).ok(),
             Some(("beats", id)) => id.parse().map(Kind::Beat).ok(),
             Some(("tokens", id)) => id.parse().map(Kind::Token).ok(),
+            Some(("consumers", rest)) => rest.split_once('/').and_then(|(volume, host)| {
+                Some(Kind::Consumer(volume.parse().ok()?, host.parse().ok()?))
+            }),
             Some(("usage", rest)) => rest.split_once('/').and_then(|(node, bucket)| {
                 node.parse().map(|node| Kind::Usage(node, bucket.to_owned())).ok()
             }),
@@ -106,6 +119,7 @@ mod tests {
     fn every_key_is_recognised_as_what_it_was_made_for() {
         let keys = Keys::new(&"default".parse().expect("a name"));
         let (volume, node, token) = (VolumeId([1; 16]), NodeId([2; 16]), TokenId([3; 16]));
+        let host = HostId([4; 16]);
         let name = "web".parse().expect("a name");
         let node_name = "n1".parse().expect("a name");
         for (key, kind) in [
@@ -118,6 +132,7 @@ mod tests {
             (keys.beat(node), Kind::Beat(node)),
             (keys.usage(node, "0f"), Kind::Usage(node, "0f".into())),
             (keys.token(token), Kind::Token(token)),
+            (keys.consumer(volume, host), Kind::Consumer(volume, host)),
             ("/cobalt/default/volumes/web".into(), Kind::Unknown),
             ("/cobalt/other/cluster".into(), Kind::Unknown),
         ] {

@@ -39,13 +39,18 @@ pub enum Guard {
     Unmoved(String, i64),
     /// The key came into being at this revision.
     Created(String, i64),
+    /// No key begins with this.
+    Vacant(String),
 }
 
 impl Guard {
-    /// The key it looks at.
+    /// The key it looks at, or the beginning of keys.
     pub fn key(&self) -> &str {
         match self {
-            Guard::Absent(key) | Guard::Unmoved(key, _) | Guard::Created(key, _) => key,
+            Guard::Absent(key)
+            | Guard::Unmoved(key, _)
+            | Guard::Created(key, _)
+            | Guard::Vacant(key) => key,
         }
     }
 }
@@ -78,7 +83,8 @@ pub enum Outcome {
     },
     /// A guard did not hold; nothing was changed.
     Refused {
-        /// The guards' keys as they are, in the order of the guards.
+        /// The guards' keys as they are, in the order of the guards; of keys with the same
+        /// beginning the first.
         found: Vec<Option<Entry>>,
     },
 }

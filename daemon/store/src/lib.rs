@@ -5,6 +5,7 @@
 
 pub mod kv;
 
+mod consumers;
 mod etcd;
 mod follow;
 mod keys;
@@ -20,6 +21,7 @@ pub mod contract;
 #[doc(hidden)]
 pub mod fuzzing;
 
+pub use consumers::Deletion;
 pub use etcd::{EndpointHealth, EndpointState, Etcd, EtcdCall, EtcdObserver, EtcdOptions};
 pub use follow::{Changes, Follower, Subscription, VolumeWatch};
 pub use kv::{Kv, KvError};

@@ -129,9 +129,16 @@ impl Memory {
             (Guard::Created(_, revision), kept) => {
                 kept.is_some_and(|kept| kept.entry.created == *revision)
             }
+            (Guard::Vacant(prefix), _) => state.first_under(prefix).is_none(),
         };
         if !txn.guards.iter().all(holds) {
-            let found = txn.guards.iter().map(|guard| state.entry(guard.key())).collect();
+            let look = |guard: &Guard| match guard {
+                Guard::Absent(key) | Guard::Unmoved(key, _) | Guard::Created(key, _) => {
+                    state.entry(key)
+                }
+                Guard::Vacant(prefix) => state.first_under(prefix),
+            };
+            let found = txn.guards.iter().map(look).collect();
             return Ok(Outcome::Refused { found });
         }
         let lease_gone = |op: &Op| match op {
@@ -244,6 +251,11 @@ impl Memory {
 impl State {
     fn entry(&self, key: &str) -> Option<Entry> {
         self.keys.get(key).map(|kept| kept.entry.clone())
+    }
+
+    fn first_under(&self, prefix: &str) -> Option<Entry> {
+        let (key, kept) = self.keys.range(prefix.to_owned()..).next()?;
+        key.starts_with(prefix).then(|| kept.entry.clone())
     }
 
     /// All keys as they were at a revision that is not compacted.

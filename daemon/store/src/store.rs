@@ -359,12 +359,15 @@ impl Store {
     }
 
     /// Carries out a transaction, also when replies get lost, until the limit.
-    async fn commit(&self, txn: Txn, op: &str) -> Result<Committed, StoreError> {
+    pub(crate) async fn commit(&self, txn: Txn, op: &str) -> Result<Committed, StoreError> {
         let deadline = Instant::now() + WRITE_LIMIT;
         let mut unanswered = false;
         loop {
             match self.kv.commit(&txn).await {
-                Ok(Outcome::Done { revision }) => return Ok(Committed::Done(revision)),
+                Ok(Outcome::Done { revision }) => {
+                    tracing::debug!(op, revision, "written");
+                    return Ok(Committed::Done(revision));
+                }
                 Ok(Outcome::Refused { found }) => {
                     // The first try may have been carried out and its reply lost.
                     let ours = |entry: &&Entry| operation(&entry.value).as_deref() == Some(op);
@@ -387,12 +390,12 @@ impl Store {
     }
 }
 
-enum Committed {
+pub(crate) enum Committed {
     Done(i64),
     Refused(Vec<Option<Entry>>),
 }
 
-fn put(key: &str, value: Vec<u8>, lease: Option<LeaseId>) -> Result<Op, StoreError> {
+pub(crate) fn put(key: &str, value: Vec<u8>, lease: Option<LeaseId>) -> Result<Op, StoreError> {
     if value.len() > MAX_RECORD {
         let why = format!("{key} would hold {} bytes, and records stay below 64 KiB", value.len());
         return Err(StoreError::Refused(why));
@@ -400,7 +403,7 @@ fn put(key: &str, value: Vec<u8>, lease: Option<LeaseId>) -> Result<Op, StoreErr
     Ok(Op::Put(key.to_owned(), value, lease))
 }
 
-fn new_op() -> String {
+pub(crate) fn new_op() -> String {
     Uuid::new_v4().to_string()
 }
 

@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use cobalt_core::{Beat, Bytes, Node, NodeId, Phase, TokenId, Volume, VolumeId, VolumeName};
+use cobalt_core::{
+    Beat, Bytes, Consumer, HostId, Node, NodeId, Phase, TokenId, Volume, VolumeId, VolumeName,
+};
 
 use crate::keys::{Keys, Kind};
 use crate::kv::{Entry, Event};
@@ -28,6 +30,7 @@ pub struct View {
     usage: HashMap<(NodeId, String), BTreeMap<VolumeId, Bytes>>,
     used: HashMap<VolumeId, Bytes>,
     tokens: BTreeMap<TokenId, Token>,
+    consumers: HashMap<VolumeId, BTreeMap<HostId, Consumer>>,
     unreadable: BTreeMap<String, String>,
 }
 
@@ -156,6 +159,11 @@ impl View {
         self.tokens.get(&id)
     }
 
+    /// The hosts that use a volume.
+    pub fn consumers(&self, id: VolumeId) -> impl Iterator<Item = &Consumer> {
+        self.consumers.get(&id).into_iter().flat_map(BTreeMap::values)
+    }
+
     /// Records that cannot be read, and why. They are left alone.
     pub fn unreadable(&self) -> &BTreeMap<String, String> {
         &self.unreadable
@@ -223,6 +231,13 @@ impl View {
                 self.tokens.insert(id, token);
                 return Ok(Touched::Nothing);
             }
+            Kind::Consumer(volume, host) => {
+                let consumer: Consumer = read(entry)?.value;
+                let own = consumer.volume == volume && consumer.host == host;
+                under_its_own_key(entry, own)?;
+                self.consumers.entry(volume).or_default().insert(host, consumer);
+                return Ok(Touched::Nothing);
+            }
             Kind::Name | Kind::NodeName | Kind::Unknown => return Ok(Touched::Nothing),
             Kind::Cluster => self.cluster = Some(read(entry)?.value),
             Kind::Leader => {
@@ -254,6 +269,15 @@ impl View {
             }
             Kind::Token(id) => {
                 self.tokens.remove(&id);
+                return Touched::Nothing;
+            }
+            Kind::Consumer(volume, host) => {
+                if let Some(hosts) = self.consumers.get_mut(&volume) {
+                    hosts.remove(&host);
+                    if hosts.is_empty() {
+                        self.consumers.remove(&volume);
+                    }
+                }
                 return Touched::Nothing;
             }
             Kind::Name | Kind::NodeName | Kind::Unknown => return Touched::Nothing,

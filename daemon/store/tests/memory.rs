@@ -21,6 +21,8 @@ macro_rules! passes {
 
 passes!(
     a_refused_transaction_changes_nothing_and_shows_why,
+    a_range_is_vacant_only_without_any_key,
+    a_volume_in_use_is_not_deleted,
     guards_tell_a_changed_key_from_one_made_anew,
     pages_show_one_revision,
     a_watch_shows_changes_from_its_revision_on,

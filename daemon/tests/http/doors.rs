@@ -59,6 +59,7 @@ async fn a_role_may_do_what_it_is_for_and_nothing_else() {
         ("GET", "/v1/volumes", [true, true, true]),
         ("GET", "/v1/nodes", [true, true, true]),
         ("GET", "/v1/status", [true, true, true]),
+        ("GET", "/metrics", [true, true, true]),
         ("PUT", "/v1/volumes/web", [false, true, true]),
         ("PATCH", "/v1/volumes/web", [false, true, true]),
         ("GET", "/v1/volumes/web", [true, true, true]),
@@ -148,11 +149,14 @@ async fn every_route_is_in_the_document_and_every_code_too() {
     let world = World::start().await;
     let document = world.document();
     assert_eq!(document["openapi"], "3.1.0");
+    let told = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/api.md");
+    let told = std::fs::read_to_string(told).unwrap();
     let mut found = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             let method = method.to_uppercase();
             found.push(format!("{method} {path}"));
+            assert!(told.contains(&format!("### {method} {path}\n")), "{path} in docs/api.md");
             let target = path.replace("{name}", "web").replace("{id}", "x");
             let status = world.call(&method, &target, "").await.status;
             assert_ne!(status, 405, "{method} {path} is served");
@@ -168,7 +172,9 @@ async fn every_route_is_in_the_document_and_every_code_too() {
         [
             "DELETE /v1/tokens/{id}",
             "DELETE /v1/volumes/{name}",
+            "DELETE /v1/volumes/{name}/consumers/{host}",
             "GET /healthz",
+            "GET /metrics",
             "GET /readyz",
             "GET /v1/nodes",
             "GET /v1/nodes/{name}",
@@ -180,6 +186,7 @@ async fn every_route_is_in_the_document_and_every_code_too() {
             "PATCH /v1/volumes/{name}",
             "POST /v1/tokens",
             "PUT /v1/volumes/{name}",
+            "PUT /v1/volumes/{name}/consumers/{host}",
         ]
     );
     let responses = format!("{}{}", document["paths"], document["components"]["responses"]);

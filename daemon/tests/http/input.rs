@@ -38,6 +38,8 @@ async fn wrong_values_are_refused_by_the_field_they_stand_in() {
         (r#"{"size":1.5}"#, "size"),
         (r#"{"size":"10x"}"#, "size"),
         (r#"{"size":"0"}"#, "size"),
+        (r#"{"size":"1023K"}"#, "size"),
+        (r#"{"size":1048575}"#, "size"),
         (r#"{"size":"-1"}"#, "size"),
         (r#"{"size":""}"#, "size"),
         (r#"{"size":true}"#, "size"),

@@ -1,6 +1,6 @@
 //! Peers that are slow, silent or many: each ends by itself, and nobody else notices.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use cobaltd::http::Limits;
@@ -123,12 +123,21 @@ async fn thousands_of_idle_connections_keep_nobody_out_and_cost_little() {
     let count = usize::try_from(count.min(5_000)).unwrap();
     assert!(count > 500, "the system gives us too few open files");
     let world = World::start().await;
-    let (socket, tcp) = (world.socket.clone(), world.tcp);
+    let (socket, tcp_address) = (world.socket.clone(), world.tcp);
     let before = resident_kib();
     let connecting = tokio::task::spawn_blocking(move || {
         let one = |at: usize| {
             let unix = std::os::unix::net::UnixStream::connect(&socket).unwrap();
-            let mut tcp = std::net::TcpStream::connect(tcp).unwrap();
+            let mut tcp = std::net::TcpStream::connect(tcp_address).unwrap();
+            if at.is_multiple_of(100) {
+                // Once in a while a guest who wants something, which also keeps the kernel's
+                // queue from running over.
+                let mut asking = std::net::TcpStream::connect(tcp_address).unwrap();
+                asking.write_all(request("GET", "/healthz", "", "").as_bytes()).unwrap();
+                let mut said = String::new();
+                asking.read_to_string(&mut said).unwrap();
+                assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+            }
             if at.is_multiple_of(2) {
                 // Half a request is as good as none; it may have been sent away already.
                 drop(tcp.write_all(b"PUT /v1/volumes/web HTTP/1.1\r\nHo"));

@@ -1,6 +1,7 @@
 //! A plugin on a socket of its own and an API that answers as a test tells it.
 
 #![expect(clippy::unwrap_used, unreachable_pub, reason = "part of a test")]
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -109,6 +110,13 @@ impl Api {
             let all: Vec<&Value> = volumes.values().collect();
             return (200, json!({"volumes": all, "next": null, "age_secs": 0}));
         };
+        if let Some((name, _)) = name.split_once("/consumers/") {
+            return match volumes.get(name) {
+                None => problem(404, "volume_not_found", "there is no such volume"),
+                Some(_) if *method == Method::DELETE => (204, Value::Null),
+                Some(found) => (200, found.clone()),
+            };
+        }
         let missing = || problem(404, "volume_not_found", "there is no such volume");
         match *method {
             Method::PUT if name == "full" => problem(507, "no_room", "no node has 1 GiB free"),

@@ -100,6 +100,32 @@ pub(crate) const TOKEN: Deed = Deed {
     effects: &[Effect::TokenCreate, Effect::TokenRevoke],
 };
 
+/// A host that says that it uses a volume, and that it is done with another.
+pub(crate) const CONSUMER: Deed = Deed {
+    flags: &[],
+    prepare: |daemon, name| {
+        assert_eq!(create(daemon, name).unwrap_or_default(), 201);
+        let path = format!("/v1/volumes/{name}/consumers/{OLD_HOST}");
+        assert_eq!(daemon.call("PUT", &path, &json!({ "hostname": "old" })).status, 200);
+    },
+    ask: |daemon, name| {
+        let path = |host: &str| format!("/v1/volumes/{name}/consumers/{host}");
+        let body = json!({ "hostname": "new" });
+        match daemon.try_call("PUT", &path(NEW_HOST), &body)?.status {
+            200 => Ok(daemon.try_call("DELETE", &path(OLD_HOST), &Value::Null)?.status),
+            status => Ok(status),
+        }
+    },
+    is_wished: |daemon, name| daemon.is_ready().then(|| CONSUMER_IS_DONE(daemon, name)),
+    is_done: CONSUMER_IS_DONE,
+    effects: &[Effect::ConsumerRegister, Effect::ConsumerRelease],
+};
+
+const OLD_HOST: &str = "00000000-0000-4000-8000-000000000001";
+const NEW_HOST: &str = "00000000-0000-4000-8000-000000000002";
+const CONSUMER_IS_DONE: fn(&Daemon, &str) -> bool =
+    |daemon, name| daemon.consumers(name) == ["new"];
+
 const TOKEN_IS_DONE: fn(&Daemon, &str) -> bool = |daemon, name| {
     token(daemon, &format!("new {name}")).is_some()
         && token(daemon, &format!("old {name}")).is_none()

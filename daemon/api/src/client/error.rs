@@ -53,6 +53,24 @@ impl ClientError {
         }
     }
 
+    /// Whether the other end was reached and its certificate is not believed.
+    pub fn is_distrust(&self) -> bool {
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let mut inner = Some(error);
+            // Errors of the operating system's kind lie in each other, which `source` skips.
+            while let Some(wrapped) = inner.and_then(|inner| inner.downcast_ref::<io::Error>()) {
+                inner = wrapped.get_ref().map(|inner| inner as &(dyn Error + 'static));
+            }
+            let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
     /// What the operating system said when the API could not be reached: `NotFound` is a
     /// missing socket, `ConnectionRefused` one without a listener.
     pub fn io_kind(&self) -> Option<io::ErrorKind> {

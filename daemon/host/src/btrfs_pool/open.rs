@@ -236,7 +236,7 @@ fn finish(
     survey::list_trash(&pool)?;
     let path = pool.facts.path.display();
     let filesystem = u128::from_be_bytes(filesystem.uuid);
-    tracing::info!(%path, %node, %quota, filesystem = %format_args!("{filesystem:032x}"), "pool");
+    tracing::info!(%path, node_id = %node, %quota, filesystem = %format_args!("{filesystem:032x}"), "pool opened");
     Ok(pool)
 }
 

@@ -1,0 +1,217 @@
+//! Tells the API which volumes this host uses, so that nobody deletes them from elsewhere.
+//!
+//! What is mounted here decides, looked at anew on every pass; what the API was told follows it.
+//! A volume is noted before it is mounted. While the API is away it is mounted all the same, and
+//! noted as soon as it is back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cobalt_api::client::{Client, ClientError};
+use cobalt_api::error::Code;
+use cobalt_api::wire::{ConsumerRequest, Phase, Volume};
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
+
+use crate::mounts::Mounts;
+use crate::view::View;
+use crate::{said, statefile};
+
+/// How long the API may take to hear that a volume is not used any more.
+const RELEASE_LIMIT: Duration = Duration::from_secs(2);
+/// The same where it does not answer and nobody waits for us to go on trying.
+const OUTAGE_LIMIT: Duration = Duration::from_millis(500);
+
+/// Who we are to the API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    /// Made once and kept in the state folder.
+    pub id: String,
+    /// What people call this machine.
+    #[serde(skip)]
+    pub name: String,
+}
+
+impl Host {
+    /// As the state folder has it; made when it has none. One that cannot be kept is used until
+    /// the end of this program.
+    ///
+    /// # Errors
+    /// When the kernel gives no random number.
+    pub fn load(state_dir: &Path) -> io::Result<Host> {
+        let file = state_dir.join("host.json");
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name = name.trim().to_owned();
+        match statefile::read::<Host>(&file) {
+            Ok(host) => return Ok(Host { name, ..host }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+            Err(error) => tracing::warn!("{} is not used: {error}", file.display()),
+        }
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned();
+        let host = Host { id, name };
+        if let Err(error) = statefile::write(&file, &host) {
+            tracing::warn!("{} cannot be written: {error}", file.display());
+        }
+        Ok(host)
+    }
+}
+
+/// What the API was told.
+pub struct Consumers {
+    client: Client,
+    host: Host,
+    view: Arc<View>,
+    mounts: Arc<Mounts>,
+    /// Ids of volumes that the API has noted for us, as far as this program knows.
+    noted: Mutex<BTreeSet<String>>,
+    turns: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// The right to mount, unmount or tell about volumes of one name.
+pub type Turn = OwnedMutexGuard<()>;
+
+impl Consumers {
+    /// Nothing is known to be noted at first; the view tells.
+    pub fn new(client: Client, host: Host, view: Arc<View>, mounts: Arc<Mounts>) -> Consumers {
+        let (noted, turns) = (Mutex::default(), Mutex::default());
+        Consumers { client, host, view, mounts, noted, turns }
+    }
+
+    /// Waits for the turn of a volume: between noting and mounting nobody may take the note back.
+    pub async fn turn(&self, name: &str) -> Turn {
+        let turn = Arc::clone(lock(&self.turns).entry(name.to_owned()).or_default());
+        turn.lock_owned().await
+    }
+
+    /// Whether the volume is noted and here, so that nothing of it can have changed elsewhere.
+    pub fn holds(&self, name: &str, id: &str) -> bool {
+        lock(&self.noted).contains(id) && self.is_here(name, id)
+    }
+
+    /// Notes that this host uses the volume, and reads it.
+    ///
+    /// # Errors
+    /// When the API refuses or does not answer in time.
+    pub async fn note(
+        &self,
+        name: &str,
+        limit: Duration,
+        _turn: &Turn,
+    ) -> Result<Volume, ClientError> {
+        let request = ConsumerRequest { hostname: self.host.name.clone() };
+        let noted = self.client.register_consumer(name, &self.host.id, &request, limit).await?;
+        lock(&self.noted).insert(noted.id.clone());
+        Ok(noted)
+    }
+
+    /// Takes the note back if the volume is not here.
+    ///
+    /// # Errors
+    /// When the API refuses or does not answer; a later pass says it again.
+    pub async fn release_if_gone(&self, name: &str, _turn: &Turn) -> Result<(), ClientError> {
+        let id = match (self.view.get(name), self.mounts.named(name)) {
+            (_, Some(_)) | (None, None) => return Ok(()),
+            (Some(known), None) if self.is_noted(&known) => known.id.to_string(),
+            (Some(_), None) => return Ok(()),
+        };
+        let limit = if self.view.outage().is_some() { OUTAGE_LIMIT } else { RELEASE_LIMIT };
+        match self.client.release_consumer(name, &self.host.id, &id, limit).await {
+            Ok(()) => (),
+            // Another volume has the name by now, or none.
+            Err(error) if error.code() == Some(Code::VolumeNotFound) => (),
+            Err(error) => {
+                if is_away(&error) {
+                    self.view.api_failed(&said::line(&error));
+                }
+                return Err(error);
+            }
+        }
+        lock(&self.noted).remove(&id);
+        self.view.released(name, &self.host.id);
+        Ok(())
+    }
+
+    /// Brings what the API has noted in line with what is mounted here.
+    ///
+    /// # Errors
+    /// When the API does not answer; the rest is left for the next pass.
+    pub async fn pass(&self) -> Result<(), ClientError> {
+        let mut here = self.mounts.here();
+        let (mut missing, mut surplus) = (Vec::new(), Vec::new());
+        self.view.each(|name, known| {
+            let is_here = here.remove(name).is_some_and(|here| here.id == *known.id);
+            match (is_here, self.is_noted(known)) {
+                (true, false) if known.phase == Phase::Ready => missing.push(name.to_owned()),
+                (false, true) => surplus.push(name.to_owned()),
+                (true, true) => drop(lock(&self.noted).insert(known.id.to_string())),
+                (true | false, false) => (),
+            }
+        });
+        for name in missing {
+            let turn = self.turn(&name).await;
+            if self.mounts.named(&name).is_some() {
+                let volume = self.note(&name, RELEASE_LIMIT, &turn).await?;
+                self.view.put(volume);
+            }
+        }
+        for name in surplus {
+            let turn = self.turn(&name).await;
+            self.release_if_gone(&name, &turn).await?;
+        }
+        lock(&self.turns).retain(|_, turn| Arc::strong_count(turn) > 1);
+        Ok(())
+    }
+
+    fn is_here(&self, name: &str, id: &str) -> bool {
+        self.mounts.named(name).is_some_and(|here| here.id == id && here.path.is_some())
+    }
+
+    fn is_noted(&self, known: &crate::view::Known) -> bool {
+        lock(&self.noted).contains(&*known.id)
+            || known.consumers.iter().any(|c| *c.id == *self.host.id)
+    }
+}
+
+/// Passes now and every `pause`, and as soon as the API answers again, for ever.
+pub async fn keep_told(consumers: Arc<Consumers>, pause: Duration) {
+    loop {
+        if consumers.view.outage().is_none()
+            && let Err(error) = consumers.pass().await
+        {
+            tracing::warn!("the API cannot be told what is used here: {}", said::line(&error));
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Whether the API, or what it needs, does not answer.
+pub fn is_away(error: &ClientError) -> bool {
+    match error {
+        ClientError::Problem(_) => error.code() == Some(Code::StoreUnavailable),
+        ClientError::Unreachable { .. }
+        | ClientError::TimedOut { .. }
+        | ClientError::BadReply { .. } => true,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_keeps_its_id() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let host = Host::load(folder.path()).expect("made");
+        assert_eq!(Host::load(folder.path()).expect("read"), host);
+        assert_eq!(host.id.len(), 36);
+        std::fs::write(folder.path().join("host.json"), "{").expect("damaged");
+        assert_ne!(Host::load(folder.path()).expect("made anew"), host);
+    }
+}
