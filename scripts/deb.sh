@@ -4,6 +4,8 @@
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
+# Built once for all checkouts, beside what cargo keeps.
+TOOLS=${CARGO_HOME:-$HOME/.cargo}/cobalt-tools
 cd "$ROOT"
 PATH=$PATH:$HOME/.cargo/bin
 PROFILE=${PROFILE:-release}
@@ -16,8 +18,8 @@ command -v dpkg-shlibdeps >/dev/null || {
 if command -v cargo-deb >/dev/null 2>&1; then
     TOOL=$(command -v cargo-deb)
 else
-    TOOL=$ROOT/target/tools/bin/cargo-deb
-    [ -x "$TOOL" ] || cargo install --locked --quiet --root target/tools cargo-deb
+    TOOL=$TOOLS/bin/cargo-deb
+    [ -x "$TOOL" ] || cargo install --locked --quiet --root "$TOOLS" cargo-deb
 fi
 
 cargo build --locked --profile "$PROFILE" -p cobaltd -p cobalt-docker-plugin

@@ -5,10 +5,12 @@
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Built once for all checkouts, beside what cargo keeps.
+TOOLS=${CARGO_HOME:-$HOME/.cargo}/cobalt-tools
 cd "$ROOT"
 PATH=$PATH:$HOME/.cargo/bin
 VERSION=0.13.2
-TOOL=$ROOT/target/tools/cargo-fuzz-$VERSION
+TOOL=$TOOLS/cargo-fuzz-$VERSION
 SECONDS_EACH=${1:-12}
 shift || true
 TARGETS=("$@")

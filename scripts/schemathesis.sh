@@ -6,8 +6,10 @@ set -euo pipefail
 
 VERSION=4.32.5
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Built once for all checkouts, beside what cargo keeps.
+TOOLS=${CARGO_HOME:-$HOME/.cargo}/cobalt-tools
 BIN=${COBALT_BIN_DIR:-$ROOT/target/debug}
-TOOL=$ROOT/target/tools/schemathesis-$VERSION
+TOOL=$TOOLS/schemathesis-$VERSION
 SECONDS_TO_RUN=${COBALT_SCHEMATHESIS_SECONDS:-75}
 
 install_tool() {

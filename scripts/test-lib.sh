@@ -4,6 +4,8 @@
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$ROOT" || exit 1
+# Built once for all checkouts, beside what cargo keeps.
+TOOLS=${CARGO_HOME:-$HOME/.cargo}/cobalt-tools
 PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
 # A shell that has read .up.env must not lead the tests astray.
 unset "${!COBALT_@}" "${!DOCKER_@}"

@@ -7,11 +7,11 @@ set -uo pipefail
 . "$(dirname "$0")/test-lib.sh"
 
 deny() {
-    local tool=$ROOT/target/tools/bin/cargo-deny
+    local tool=$TOOLS/bin/cargo-deny
     if command -v cargo-deny >/dev/null 2>&1; then
         tool=$(command -v cargo-deny)
     elif [ ! -x "$tool" ]; then
-        check cargo install --locked --quiet --root target/tools cargo-deny || return
+        check cargo install --locked --quiet --root "$TOOLS" cargo-deny || return
     fi
     check "$tool" --log-level error check --hide-inclusion-graph bans licenses sources
 }

@@ -2,8 +2,6 @@
 //! are answered meanwhile.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 mod common;
 
 use std::io::{Read, Write};

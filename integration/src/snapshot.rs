@@ -141,6 +141,10 @@ fn records(values: &BTreeMap<String, Value>) -> Records {
                 let ids = told.into_iter().flat_map(|told| told.keys());
                 records.usage.extend(ids.map(|id| format!("{rest}/{id}")));
             }
+            "consumers" => {
+                let pair = rest.split_once('/').unwrap_or((rest, ""));
+                records.consumers.insert((pair.0.to_owned(), pair.1.to_owned()));
+            }
             _ => (),
         }
     }

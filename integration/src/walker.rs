@@ -15,6 +15,8 @@ pub struct Records {
     pub names: BTreeMap<String, String>,
     /// Volumes whose use is told, by node and volume.
     pub usage: BTreeSet<String>,
+    /// Volume ids with the hosts that say they use them.
+    pub consumers: BTreeSet<(String, String)>,
 }
 
 /// One volume's record.
@@ -134,6 +136,11 @@ fn names(records: &Records, found: &mut Vec<String>) {
             found.push(format!("etcd says what {id} holds, and there is no such volume"));
         }
     }
+    for (id, host) in &records.consumers {
+        if !records.volumes.contains_key(id) {
+            found.push(format!("host {host} uses {id}, and there is no such volume"));
+        }
+    }
 }
 
 /// What a record says was made is there, as it says.
@@ -218,6 +225,13 @@ fn mounted(seen: &Seen, mounts: &Mounts, found: &mut Vec<String>) {
             found.push(format!("{} is mounted, and no container has it", name.unwrap_or(id)));
         }
     }
+    let used: BTreeSet<&String> = seen.records.consumers.iter().map(|(id, _)| id).collect();
+    for id in mounts.keys().filter(|id| !used.contains(id)) {
+        found.push(format!("{id} is mounted, and etcd does not say who uses it"));
+    }
+    for id in used.into_iter().filter(|id| !mounts.contains_key(*id)) {
+        found.push(format!("etcd says that somebody uses {id}, and it is not mounted"));
+    }
     for name in seen.docker.iter().flat_map(|docker| &docker.in_use) {
         let id = seen.records.names.get(name);
         if !id.is_some_and(|id| mounts.contains_key(id)) {
@@ -261,6 +275,7 @@ mod tests {
         let mut seen = Seen::default();
         seen.records.volumes.insert(ID.into(), record);
         seen.records.names.insert("web".into(), ID.into());
+        seen.records.consumers.insert((ID.into(), "host".into()));
         let subvolume = Subvolume { uuid: UUID.into(), limit: Some(64) };
         seen.pool.volumes.insert(ID.into(), subvolume);
         seen.pool.identities.insert(ID.into(), format!("v1:1:{UUID}"));
@@ -294,6 +309,9 @@ mod tests {
         assert!(found(|seen| record(seen).name = "shop".into()).contains("leads to c3e0, shop"));
         let stray = |seen: &mut Seen| drop(seen.records.names.insert("x".into(), "y".into()));
         assert!(found(stray).contains("the name x leads to no volume"));
+        let host = ("y".to_owned(), "h".to_owned());
+        let used = |seen: &mut Seen| assert!(seen.records.consumers.insert(host));
+        assert!(found(used).contains("host h uses y"));
         let told = |seen: &mut Seen| assert!(seen.records.usage.insert("n/y".into()));
         assert!(found(told).contains("what y holds"));
     }
@@ -351,6 +369,10 @@ mod tests {
         let other = mounts(&["/volumes/other"]);
         assert!(found(|seen| seen.mounts = other).contains("shows /volumes/other"));
         assert!(found(|seen| seen.records = Records::default()).contains("c3e0 is mounted, and"));
+        let unsaid = found(|seen| seen.records.consumers.clear());
+        assert!(unsaid.contains("does not say who uses it"));
+        let gone = found(|seen| seen.mounts = Some(Mounts::new()));
+        assert!(gone.contains("somebody uses c3e0"));
     }
 
     #[test]

@@ -218,7 +218,7 @@ fn the_first_start_struck_at_any_step_comes_to_its_end() {
         assert!(daemon.process.stop(SOON).success(), "{at}");
         assert!(!daemon.state_dir().join("pool.img.making").exists(), "{at}");
         expect_nothing_left(&world);
-        std::fs::remove_dir_all(daemon.state_dir()).unwrap();
+        world.run("rm", &["-r", &daemon.state_dir().to_string_lossy()]);
     }
 }
 
@@ -259,9 +259,8 @@ fn wishes_made_while_etcd_is_killed_again_and_again_come_to_their_end() {
     let daemon = Setup::standalone(&world).start(&world);
     seed_stranger(&world, &daemon);
     let names: Vec<String> = (0..20).map(|n| format!("volume-{n}")).collect();
-    let asks: [(bool, fn(&Daemon, &str) -> std::io::Result<u16>); 2] =
-        [(true, deeds::create), (false, deeds::delete)];
-    for (kept, ask) in asks {
+    for kept in [true, false] {
+        let ask = if kept { deeds::create } else { deeds::delete };
         std::thread::scope(|scope| {
             let killer = scope.spawn(|| {
                 for _ in 0..5 {

@@ -284,6 +284,8 @@ pub async fn a_deposed_leader_writes_nothing(kv: Kv) {
     let lease = async || kv.grant(Duration::from_secs(60)).await.expect("a lease");
     let (first, second) = (lease().await, lease().await);
     let old = store.campaign(first, "one").await.expect("an answer").expect("nobody leads");
+    // As after a campaign whose answer was lost.
+    assert_eq!(store.campaign(first, "one").await.expect("an answer"), Some(old.clone()));
     assert_eq!(store.campaign(second, "two").await.expect("an answer"), None);
     kv.revoke(first).await.expect("it can be ended");
     let new = store.campaign(second, "two").await.expect("an answer").expect("nobody leads");
