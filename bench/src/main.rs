@@ -30,8 +30,8 @@ use crate::ground::{Ground, Places};
 /// Whatever keeps it from measuring.
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
-/// The size of a volume here: small, so that many have room.
-const SIZE: u64 = 512 << 10;
+/// The size of a volume here: the smallest there is, so that many have room.
+const SIZE: u64 = 1 << 20;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]

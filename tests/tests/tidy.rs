@@ -36,11 +36,8 @@ const ROOMS: [(&str, &[&str]); 11] = [
 ];
 
 /// Libraries that have one room, and that room.
-const ONE_ROOM: [(&str, &str); 3] = [
-    ("etcd-client", "daemon/store"),
-    ("tonic", "daemon/store"),
-    ("hyperlocal", "daemon/api"),
-];
+const ONE_ROOM: [(&str, &str); 3] =
+    [("etcd-client", "daemon/store"), ("tonic", "daemon/store"), ("hyperlocal", "daemon/api")];
 
 /// Modules of the daemon, and what may not be named in them.
 const MODULES: [(&str, &[&str]); 4] = [
@@ -55,12 +52,22 @@ const MODULES: [(&str, &[&str]); 4] = [
 
 /// What may stand in a few files only, and why.
 const ONE_PLACE: [(&str, &str, &[&str]); 5] = [
-    ("Command::new(", "only host runs processes", &["daemon/host/src", "integration", "tests", "bench"]),
+    (
+        "Command::new(",
+        "only host runs processes",
+        &["daemon/host/src", "integration", "tests", "bench"],
+    ),
     ("remove_dir_all(", "no recursive delete exists in the program", &["integration", "tests"]),
     (
         "unsafe {",
         "only calls into the kernel need it",
-        &["daemon/host/src", "docker-plugin/src/mounts", "docker-plugin/src/server/socket.rs", "integration", "bench/src/btrfs.rs"],
+        &[
+            "daemon/host/src",
+            "docker-plugin/src/mounts",
+            "docker-plugin/src/server/socket.rs",
+            "integration",
+            "bench/src/btrfs.rs",
+        ],
     ),
     (
         "SystemTime::now()",
@@ -72,7 +79,11 @@ const ONE_PLACE: [(&str, &str, &[&str]); 5] = [
             "integration",
         ],
     ),
-    ("thread::sleep(", "wait for an event or with a deadline", &["integration", "daemon/host/src", "bench"]),
+    (
+        "thread::sleep(",
+        "wait for an event or with a deadline",
+        &["integration", "daemon/host/src", "bench"],
+    ),
 ];
 
 fn root() -> PathBuf {
@@ -88,8 +99,9 @@ fn read(path: &Path) -> String {
 fn sources() -> Vec<(String, String)> {
     let root = root();
     let mut found = Vec::new();
-    let mut folders: Vec<PathBuf> =
-        ["daemon", "docker-plugin", "tests", "integration", "bench"].map(|name| root.join(name)).into();
+    let mut folders: Vec<PathBuf> = ["daemon", "docker-plugin", "tests", "integration", "bench"]
+        .map(|name| root.join(name))
+        .into();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("a folder of ours").flatten() {
             let path = entry.path();

@@ -86,7 +86,7 @@ fn round(bench: &Bench, hands: &mut Hands, number: usize, taken: &mut Taken) -> 
         let hand = hands.of(side);
         match who {
             Who::Floor => hand.floor.record(&name(turn)),
-            Who::Ours => ours::resize(&mut hand.api, &name(turn), SIZE / 2),
+            Who::Ours => ours::resize(&mut hand.api, &name(turn), SIZE * 2),
         }
     })?;
     turns(&mut taken.order, count, |way, turn| {

@@ -86,9 +86,10 @@ pub(super) async fn release_consumer(
     let id = found.filter(|id| wanted.is_none_or(|wanted| wanted == *id));
     let id = id.ok_or_else(|| Failure::no_volume(&name))?;
     let act = format!("release volume \"{name}\"");
-    let revision = api.tell(&act, api.store.release_consumer(id, host)).await?;
-    tracing::info!(volume = %name, %id, %host, "consumer released");
-    api.settle(revision).await;
+    if let Some(revision) = api.tell(&act, api.store.release_consumer(id, host)).await? {
+        tracing::info!(volume = %name, %id, %host, "consumer released");
+        api.settle(revision).await;
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 

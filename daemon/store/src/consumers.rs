@@ -47,7 +47,7 @@ impl Store {
         }
     }
 
-    /// Notes that a host uses a volume no longer; one that did not is no fault.
+    /// Notes that a host uses a volume no longer. `None` when it did not.
     ///
     /// # Errors
     /// When etcd does not answer.
@@ -55,14 +55,17 @@ impl Store {
         &self,
         volume: VolumeId,
         host: HostId,
-    ) -> Result<i64, StoreError> {
+    ) -> Result<Option<i64>, StoreError> {
         let key = self.keys().consumer(volume, host);
+        if self.kv().get(&key).await?.is_none() {
+            return Ok(None);
+        }
         let txn = Txn { guards: Vec::new(), ops: vec![Op::Delete(key)] };
         failpoint::before(Effect::ConsumerRelease)?;
         let outcome = self.commit(txn, "").await?;
         failpoint::after(Effect::ConsumerRelease)?;
         match outcome {
-            Committed::Done(revision) => Ok(revision),
+            Committed::Done(revision) => Ok(Some(revision)),
             Committed::Refused(_) => {
                 Err(StoreError::Refused("a transaction without guards was refused".into()))
             }

@@ -158,7 +158,6 @@ pub(crate) const START: Deed = Deed {
         Effect::LeaseEnd,
         Effect::LeaseGrant,
         Effect::LeaseNote,
-        Effect::ClusterCreate,
         Effect::Announce,
         Effect::BeatSave,
         Effect::TermWin,
