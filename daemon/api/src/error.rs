@@ -119,11 +119,24 @@ impl Code {
         Problem {
             code: self.as_str().to_owned(),
             status: self.status(),
-            detail: detail.into(),
+            detail: one_line(&detail.into()),
             field: None,
             differences: None,
         }
     }
+}
+
+/// The longest sentence, in characters.
+const MAX_DETAIL: usize = 2000;
+
+/// A sentence may quote what a caller sent: it stays one line, of a length that can be read.
+fn one_line(detail: &str) -> String {
+    let plain = |c: char| if c.is_control() { '?' } else { c };
+    let mut line: String = detail.chars().take(MAX_DETAIL).map(plain).collect();
+    if detail.chars().nth(MAX_DETAIL).is_some() {
+        line.push('…');
+    }
+    line
 }
 
 #[cfg(test)]
@@ -142,5 +155,13 @@ mod tests {
         for code in Code::ALL {
             assert_eq!(code.retry_after_secs().is_some(), code.status() == 503, "{code:?}");
         }
+    }
+
+    #[test]
+    fn a_sentence_that_quotes_a_caller_stays_one_line_of_a_readable_length() {
+        let problem = Code::InvalidField.problem("the role \"a\0b\nc\" is not known");
+        assert_eq!(problem.detail, "the role \"a?b?c\" is not known");
+        let long = Code::InvalidField.problem("x".repeat(100_000));
+        assert_eq!(long.detail.chars().count(), MAX_DETAIL + 1);
     }
 }
