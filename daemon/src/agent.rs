@@ -82,6 +82,9 @@ struct Work {
     retries: JoinSet<VolumeId>,
     /// One at most.
     surveys: JoinSet<Result<Survey, HostError>>,
+    /// The emptying of the trash, one at most. Each destruction waits for the disk, and what
+    /// users wait for must not wait for it.
+    emptying: JoinSet<()>,
     reported: Reported,
 }
 
@@ -154,6 +157,11 @@ impl Agent {
                 }
                 Some(done) = work.errands.join_next_with_id() => self.finish(work, done),
                 Some(Ok(id)) = work.retries.join_next() => self.retry(work, id),
+                Some(ended) = work.emptying.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "emptying the trash ended badly");
+                    }
+                }
                 Some(outcome) = work.surveys.join_next() => {
                     next_survey = Instant::now() + self.options.survey_every;
                     self.take_survey(lease, work, outcome).await;
@@ -299,7 +307,10 @@ impl Agent {
             Ok(survey) => {
                 self.start_needed(work, &survey);
                 self.report(lease, work, &survey, PoolState::Usable).await;
-                self.empty_trash(&survey).await;
+                if work.emptying.is_empty() {
+                    let agent = self.clone();
+                    work.emptying.spawn(async move { agent.empty_trash(&survey).await });
+                }
             }
             Err(why) => {
                 tracing::error!(why, "the pool cannot be used: nothing is made or deleted");
@@ -378,9 +389,6 @@ impl Agent {
     /// has a ticket that says which volume's deletion put it there; a record that is not
     /// deleting keeps it.
     async fn empty_trash(&self, survey: &Survey) {
-        if self.follower.went_back() {
-            return;
-        }
         let node = self.pool.facts().node;
         let fill_limit = self
             .follower
@@ -392,6 +400,10 @@ impl Agent {
             let old = i128::from(age_ms) >= self.options.trash_hold.as_millis().cast_signed();
             if !old && occupied <= limit {
                 continue;
+            }
+            // Out of touch with etcd nothing may be destroyed: the next survey goes on.
+            if self.follower.age().is_some() || self.follower.went_back() {
+                return;
             }
             if self.wanted_back(entry) {
                 continue;
