@@ -402,7 +402,8 @@ impl Agent {
                 continue;
             }
             // Out of touch with etcd nothing may be destroyed: the next survey goes on.
-            if self.follower.age().is_some() || self.follower.went_back() {
+            let in_touch = self.follower.age().is_none() && !self.follower.went_back();
+            if !in_touch || !self.is_our_cluster() {
                 return;
             }
             if self.wanted_back(entry) {

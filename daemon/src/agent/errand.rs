@@ -48,7 +48,8 @@ impl Agent {
         let Some(stored) = self.follower.read(|view| view.volume(id).cloned()) else {
             return Outcome::Done;
         };
-        if self.follower.age().is_some() {
+        // Here and not only when the cluster's record changes: it is what every step rests on.
+        if self.follower.age().is_some() || !self.is_our_cluster() {
             return NOT_REPORTED;
         }
         let stored = Stored { value: stored.value, revision: stored.revision };
