@@ -1,12 +1,18 @@
 #!/usr/bin/env bash
 # Builds, then measures in namespaces and a folder of its own: whatever happens, the kernel ends
-# every process of it and takes every mount away (unshare heeds only SIGKILL). BENCH_QUICK=1 measures less, in two minutes.
+# every process of it and takes every mount away (unshare heeds only SIGKILL). BENCH_QUICK=1
+# measures less, in two minutes; BENCH_ONLY=create,plugin measures a part; BENCH_PEERS=1 installs
+# LXD (from the distribution) and buttervolume (from PyPI, in a folder of its own), and measures
+# beside them.
 set -uo pipefail
 
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
 RESULT=$ROOT/target/bench.json
+BUTTERVOLUME_VERSION=3.13
+# Kept for all checkouts, beside what cargo keeps.
+BUTTERVOLUME=${CARGO_HOME:-$HOME/.cargo}/cobalt-tools/buttervolume-$BUTTERVOLUME_VERSION
 
 # Inside: the first process of the namespace, in a /run of its own.
 inside() {
@@ -14,6 +20,39 @@ inside() {
     mount --make-rprivate / && mount -t tmpfs -o mode=755 tmpfs /run || exit 1
     mkdir -p /run/docker/plugins /run/lock
     "$BIN/cobalt-bench" "$BIN" "$work" "$RESULT"
+}
+
+# What others made for the same. What cannot be had is left out, and a line says why.
+get_peers() {
+    unset BENCH_LXD BENCH_BUTTERVOLUME
+    case ${BENCH_ONLY:-},${BENCH_PEERS:-0} in
+    *peers* | ,1) ;;
+    ,*)
+        say "not beside LXD and buttervolume: BENCH_PEERS=1 installs them and measures beside them"
+        return
+        ;;
+    *) return ;;
+    esac
+    if "$ROOT/scripts/deps.sh" lxd; then
+        BENCH_LXD=$(command -v lxd) && export BENCH_LXD
+    else
+        say "LXD is left out: the distribution's package lxd could not be installed, as said above"
+    fi
+    if install_buttervolume; then
+        export BENCH_BUTTERVOLUME=$BUTTERVOLUME/bin/buttervolume
+    else
+        say "buttervolume is left out: pip could not install version $BUTTERVOLUME_VERSION, as said above"
+    fi
+}
+
+install_buttervolume() {
+    [ -f "$BUTTERVOLUME/complete" ] && return
+    rm -rf --one-file-system -- "$BUTTERVOLUME"
+    python3 -m venv "$BUTTERVOLUME" &&
+        "$BUTTERVOLUME/bin/python3" -m pip install --quiet --disable-pip-version-check \
+            "buttervolume==$BUTTERVOLUME_VERSION" &&
+        "$BUTTERVOLUME/bin/buttervolume" --version >/dev/null &&
+        touch "$BUTTERVOLUME/complete"
 }
 
 clear_away() {
@@ -37,6 +76,7 @@ fi
 
 [ "$(id -u)" = 0 ] || die "the bench mounts file systems and starts daemons: run it as root"
 cargo build --locked --release -p cobaltd -p cobalt-docker-plugin -p cobalt-bench || exit 1
+get_peers
 WORK=$(mktemp -d /var/tmp/cobalt-bench.XXXXXX)
 CHILD=
 trap 'clear_away 1' EXIT

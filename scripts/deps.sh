@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
 # Installs from the distribution what building and running Cobalt needs and this machine lacks.
-# It starts and enables no service. Debian 12 and 13, Ubuntu 24.04.
+# It starts and enables no service. Debian 12 and 13, Ubuntu 24.04. Programs named as arguments
+# are installed too, from the packages of their names: `scripts/deps.sh lxd`.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "$0")/.." && pwd)
 PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
+# "--lab" first: also what the lab needs.
+PURPOSE=
+if [ "${1:-}" = --lab ]; then PURPOSE=lab && shift; fi
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
@@ -46,12 +50,25 @@ missing_packages() {
     # Podman only recommends it, and dockerd has it.
     have runc || echo runc
     have ip || echo iproute2
+    [ "$PURPOSE" != lab ] || lab_packages
+}
+
+# What makes the lab's guest and its discs, and reads them; the guest and its emulator bring the rest.
+lab_packages() {
+    have mmdebstrap || echo mmdebstrap
+    have mke2fs && have debugfs || echo e2fsprogs
+    have cpio || echo cpio
+    have xz || echo xz-utils
+    have objcopy || echo binutils
+    [ -e /usr/share/keyrings/debian-archive-trixie-stable.gpg ] ||
+        [ -e /usr/share/keyrings/debian-archive-trixie-stable.pgp ] || echo debian-archive-keyring
 }
 
 # Packages of services start and enable them. A policy of 101 forbids the one; the other is
 # taken back for exactly the units that were not there before.
 POLICY=/usr/sbin/policy-rc.d
-UNITS=(etcd.service docker.service docker.socket containerd.service)
+UNITS=(etcd.service docker.service docker.socket containerd.service
+    lxd.service lxd.socket lxd-containers.service lxcfs.service)
 
 restore_policy() {
     rm -f "$POLICY"
@@ -107,6 +124,9 @@ check_rust() {
 }
 
 read -r -a packages <<<"$(missing_packages | tr '\n' ' ')"
+for program in "$@"; do
+    have "$program" || packages+=("$program")
+done
 if [ "${#packages[@]}" -gt 0 ]; then
     have apt-get || die "these packages are missing and there is no apt-get to install them: ${packages[*]}"
     [ "$(id -u)" = 0 ] || die "these packages are missing; run this as root to install them: ${packages[*]}"

@@ -161,7 +161,7 @@ pub(crate) fn table(figures: &[Figure]) -> String {
                 &count(figure.callers),
                 &measured(figure.ours),
                 &figure.floor.map(measured).unwrap_or_default(),
-                &figure.ratio().map(|ratio| format!("{ratio:.2}x")).unwrap_or_default(),
+                &figure.ratio().map(times).unwrap_or_default(),
                 &figure.goal_text().unwrap_or_default(),
                 match figure.met() {
                     Some(true) => "met",
@@ -172,6 +172,10 @@ pub(crate) fn table(figures: &[Figure]) -> String {
         );
     }
     text
+}
+
+fn times(ratio: f64) -> String {
+    if ratio < 0.1 { format!("{ratio:.4}x") } else { format!("{ratio:.2}x") }
 }
 
 fn short(value: f64) -> String {

@@ -19,7 +19,7 @@ use crate::Fault;
 use crate::http::Client;
 
 /// How long a program may take to come up.
-const UP: Duration = Duration::from_secs(60);
+pub(crate) const UP: Duration = Duration::from_secs(60);
 /// How long it may take to end.
 const DOWN: Duration = Duration::from_secs(30);
 
@@ -235,7 +235,12 @@ pub(crate) fn start_dockerd(places: &Places) -> Result<Program, Fault> {
     Ok(dockerd)
 }
 
-fn until(limit: Duration, what: &str, mut holds: impl FnMut() -> bool) -> Result<(), Fault> {
+/// Asks until it holds.
+pub(crate) fn until(
+    limit: Duration,
+    what: &str,
+    mut holds: impl FnMut() -> bool,
+) -> Result<(), Fault> {
     let end = Instant::now() + limit;
     while !holds() {
         if Instant::now() >= end {

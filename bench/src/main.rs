@@ -16,8 +16,10 @@ mod http;
 mod measure;
 mod null_plugin;
 mod ours;
+mod peers;
 mod traffic;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -26,6 +28,7 @@ use cobalt_core::Bytes;
 
 use crate::figure::{Figure, Samples};
 use crate::ground::{Ground, Places};
+use crate::measure::Group;
 
 /// Whatever keeps it from measuring.
 type Fault = Box<dyn std::error::Error + Send + Sync>;
@@ -56,6 +59,8 @@ const QUICK: Plan = Plan { few: 100, many: 1000, rounds: 3, count: 30, crowd: 32
 /// Everything that takes part.
 struct Bench {
     plan: Plan,
+    /// What is measured.
+    only: BTreeSet<Group>,
     places: Places,
     few: Ground,
     many: Ground,
@@ -64,13 +69,13 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(plan: Plan, places: Places) -> Result<Bench, Fault> {
+    fn new(plan: Plan, only: BTreeSet<Group>, places: Places) -> Result<Bench, Fault> {
         // Room for the volumes, for the neighbour's data and for what comes and goes.
         let size = |volumes: usize| Bytes((volumes as u64 * SIZE) + (4 << 30));
         let started = Instant::now();
         let few = Ground::new(&places, "few", size(plan.few))?;
         let many = Ground::new(&places, "many", size(plan.many))?;
-        Ok(Bench { plan, places, few, many, figures: Vec::new(), started })
+        Ok(Bench { plan, only, places, few, many, figures: Vec::new(), started })
     }
 
     /// Says what is going on.
@@ -115,8 +120,12 @@ fn run() -> Result<(), Fault> {
     else {
         return Err(usage.into());
     };
-    let quick = std::env::var_os("BENCH_QUICK").is_some_and(|value| value != "0");
-    let mut bench = Bench::new(if quick { QUICK } else { FULL }, Places { bin, work })?;
+    let is_on = |name: &str| std::env::var_os(name).is_some_and(|value| value != "0");
+    let quick = is_on("BENCH_QUICK");
+    let plan = if quick { QUICK } else { FULL };
+    let only = std::env::var("BENCH_ONLY").unwrap_or_default();
+    let only = measure::chosen(&only, is_on("BENCH_PEERS"))?;
+    let mut bench = Bench::new(plan, only, Places { bin, work })?;
     let measured = measure::all(&mut bench);
     // What was measured before something failed is shown all the same.
     println!("{}", figure::table(&bench.figures));

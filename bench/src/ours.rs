@@ -35,6 +35,13 @@ pub(crate) fn get(client: &mut Client, name: &str) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Lists all of them, when they fit one page; how many they are.
+pub(crate) fn list(client: &mut Client) -> Result<usize, Fault> {
+    let page = client.expect(&[200], "GET", "/v1/volumes?limit=1000", "")?;
+    let page: serde_json::Value = serde_json::from_slice(&page)?;
+    Ok(page["volumes"].as_array().ok_or("no list of volumes")?.len())
+}
+
 /// Deletes it and waits until it is gone.
 pub(crate) fn delete(client: &mut Client, name: &str) -> Result<(), Fault> {
     client.expect(&[204], "DELETE", &format!("/v1/volumes/{name}?wait=gone"), "")?;

@@ -18,6 +18,14 @@ pub(super) fn fill(ground: &Ground, count: usize) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Makes and deletes `count` volumes.
+pub(super) fn discard(ground: &Ground, count: usize) -> Result<(), Fault> {
+    let name = |index: usize| format!("discarded-{index}");
+    together(count, || connected(ground), |api, index| ours::create(api, &name(index)))?;
+    together(count, || connected(ground), |api, index| ours::delete(api, &name(index)))?;
+    Ok(())
+}
+
 pub(super) fn measure(bench: &mut Bench) -> Result<(), Fault> {
     for (ground, volumes) in [(&bench.few, bench.plan.few), (&bench.many, bench.plan.many)] {
         let floor = Floor::shared(ground.etcd.client_url(), &ground.pool_path())?;

@@ -6,20 +6,22 @@ use std::time::{Duration, Instant};
 
 use crate::figure::{Figure, Samples};
 use crate::ground::Ground;
+use crate::measure::crowd;
 use crate::{Bench, Fault, btrfs, micros, ours};
 
 /// What is left for the agent.
 const LEFT: usize = 300;
+/// What a volume is in the trash: the subvolume and its ticket.
+const ENTRIES: usize = 2;
 /// How long it may take at most.
 const LIMIT: Duration = Duration::from_secs(120);
 /// Between two creates meanwhile.
 const PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) fn measure(bench: &mut Bench) -> Result<(), Fault> {
-    bench.few.cobaltd = None;
-    bench.many.cobaltd = None;
-    destroy(&bench.few, 0)?;
-    destroy(&bench.many, LEFT)?;
+    // Nothing was deleted yet where only this is measured.
+    crowd::discard(&bench.many, LEFT.saturating_sub(bench.many.trash()? / ENTRIES))?;
+    destroy_most(bench, LEFT)?;
     bench.few.start_cobaltd("api,engine,agent")?;
     bench.many.start_holding("api,engine,agent", "0s")?;
     bench.few.wait_ready()?;
@@ -27,6 +29,26 @@ pub(super) fn measure(bench: &mut Bench) -> Result<(), Fault> {
     beside(bench)?;
     bench.many.start_cobaltd("api,engine,agent")?;
     bench.many.wait_ready()
+}
+
+/// Only takes away what was deleted before.
+pub(super) fn clear(bench: &mut Bench) -> Result<(), Fault> {
+    if bench.few.trash()? + bench.many.trash()? == 0 {
+        return Ok(());
+    }
+    destroy_most(bench, 0)?;
+    bench.few.start_cobaltd("api,engine,agent")?;
+    bench.many.start_cobaltd("api,engine,agent")?;
+    bench.few.wait_ready()?;
+    bench.many.wait_ready()
+}
+
+/// Ends the daemons and destroys what is in the trash, but for `left` volumes of the many.
+fn destroy_most(bench: &mut Bench, left: usize) -> Result<(), Fault> {
+    bench.few.cobaltd = None;
+    bench.many.cobaltd = None;
+    destroy(&bench.few, 0)?;
+    destroy(&bench.many, left)
 }
 
 /// Creates until the trash is empty, and once at least.
@@ -49,8 +71,7 @@ fn beside(bench: &mut Bench) -> Result<(), Fault> {
         }
         std::thread::sleep(PAUSE);
     }
-    // A volume in the trash is two entries: the subvolume and its ticket.
-    let gone = held.saturating_sub(bench.many.trash()?) as f64 / 2.0;
+    let gone = held.saturating_sub(bench.many.trash()?) as f64 / ENTRIES as f64;
     let rate = gone / start.elapsed().as_secs_f64();
     let volumes = bench.plan.many;
     bench.keep(Figure::alone("emptying the trash", "/s", rate).at(volumes));
