@@ -5,6 +5,7 @@ mod args;
 mod colour;
 mod commands;
 mod complete;
+mod consumers;
 mod failure;
 mod progress;
 mod question;

@@ -149,6 +149,27 @@ pub(super) enum VolumeCommand {
         #[arg(long)]
         no_wait: bool,
     },
+    /// List the hosts that have a volume mounted
+    Consumers {
+        /// The volume
+        #[arg(value_parser = volume_name)]
+        name: String,
+    },
+    /// Forget that a host has a volume mounted, so that it can be deleted
+    ///
+    /// Only for a host that is gone for good: what it still has mounted can be deleted then. A host
+    /// that runs takes its mounts back by itself when they end. On a terminal it asks first; scripts
+    /// are not asked.
+    Release {
+        /// The volume
+        #[arg(value_parser = volume_name)]
+        name: String,
+        /// The host's name or id, as `cobalt volume consumers` shows them
+        host: String,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, PartialEq, clap::Args)]

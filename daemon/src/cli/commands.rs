@@ -16,7 +16,8 @@ use super::args::{
     Args, Command, CreateArgs, Form, ListArgs, NodeCommand, TokenCommand, VolumeCommand,
 };
 use super::failure::Failure;
-use super::{colour, complete, progress, question, show, status, token};
+use super::text::plain;
+use super::{colour, complete, consumers, progress, question, show, status, token};
 
 /// The limit of a call that waits until a volume is as wished.
 const WAITING: Duration = Duration::from_secs(100);
@@ -72,7 +73,8 @@ impl Session {
                 self.output(&volume, || show::volume_details(&volume, self.now))
             }
             VolumeCommand::Resize { name, size, no_wait } => {
-                let change = VolumeChange { size: Some(Size::Text(size)) };
+                let change =
+                    VolumeChange { size: Some(Size::Text(size)), ..VolumeChange::default() };
                 let (wait, limit) = self.waiting(no_wait);
                 let change = self.client.change_volume(&name, &change, None, wait, limit);
                 let changed = self.watched(&name, wait, change).await;
@@ -84,6 +86,12 @@ impl Session {
                 }
                 self.remove(&names, no_wait).await
             }
+            VolumeCommand::Consumers { name } => {
+                let found = self.client.volume(&name, self.asking()).await;
+                let hosts = found.map_err(about(&name))?.consumers;
+                self.output(&hosts, || consumers::host_table(&hosts, self.now))
+            }
+            VolumeCommand::Release { name, host, yes } => self.release(&name, &host, yes).await,
         }
     }
 
@@ -152,6 +160,24 @@ impl Session {
                 Ok(()) => (),
                 Err(error) => output.failures.push(about(name)(error)),
             }
+        }
+        Ok(output)
+    }
+
+    /// Forgets that a host has a volume mounted, if the volume still is the one that was looked at.
+    async fn release(&self, name: &str, host: &str, yes: bool) -> Result<Output, Failure> {
+        let volume = self.client.volume(name, self.asking()).await.map_err(about(name))?;
+        let host = consumers::pick(&volume, host)?;
+        let asked = !yes && question::may_release(&consumers::question(name, host, self.now))?;
+        let (id, limit) = (&volume.id, self.asking());
+        let released = self.client.release_consumer(name, &host.host_id, id, limit).await;
+        released.map_err(about(name))?;
+        let mut output = Output::default();
+        if self.form == Form::Table {
+            output.text = format!("{}\n", plain(&host.hostname));
+        }
+        if !asked {
+            output.remarks.push(consumers::consequence(name, host));
         }
         Ok(output)
     }
@@ -287,6 +313,8 @@ fn wish(args: CreateArgs) -> Result<VolumeRequest, Failure> {
         uid: args.uid,
         gid: args.gid,
         mode: args.mode,
+        access: None,
+        mount_options: None,
     })
 }
 

@@ -38,14 +38,18 @@ pub(super) async fn answer(
     };
     let candidates = match expected(before, last) {
         Expected::These(candidates) => candidates,
-        Expected::Names(kind) => {
+        Expected::Anything => Vec::new(),
+        asked @ (Expected::Names(_) | Expected::Hosts(_)) => {
             let api = typed_api(before).unwrap_or(api);
             let token = token_file.and_then(|file| token::read(file).ok());
             let Ok(client) = token::client(api, token, ca_file) else { return String::new() };
-            let names = names(kind, &client).await;
+            let names = match asked {
+                Expected::Names(kind) => names(kind, &client).await,
+                Expected::Hosts(volume) => hosts(&volume, &client).await,
+                Expected::These(_) | Expected::Anything => Vec::new(),
+            };
             names.into_iter().map(|name| (plain(&name), String::new())).collect()
         }
-        Expected::Anything => Vec::new(),
     };
     let fits = candidates.into_iter().filter(|(candidate, _)| candidate.starts_with(last));
     // A name that is on the line already is not wanted twice.
@@ -58,6 +62,8 @@ pub(super) async fn answer(
 enum Expected {
     These(Vec<(String, String)>),
     Names(Kind),
+    /// Hosts that have this volume mounted.
+    Hosts(String),
     Anything,
 }
 
@@ -75,6 +81,7 @@ fn expected(before: &[String], last: &str) -> Expected {
     let mut command = &root;
     let mut waiting: Option<&Arg> = None;
     let mut position = 0;
+    let mut given = "";
     for word in before {
         if waiting.take().is_some() {
             continue;
@@ -85,6 +92,7 @@ fn expected(before: &[String], last: &str) -> Expected {
             (command, position) = (below, 0);
         } else {
             position += 1;
+            given = word;
         }
     }
     if let Some(arg) = waiting {
@@ -95,6 +103,9 @@ fn expected(before: &[String], last: &str) -> Expected {
     }
     if command.has_subcommands() {
         return Expected::These(subcommands(command));
+    }
+    if command.get_name() == "release" && position == 1 {
+        return Expected::Hosts(given.to_owned());
     }
     match command.get_positionals().nth(position).or_else(|| command.get_positionals().last()) {
         Some(arg) if position == 0 || arg.get_action().takes_values() && is_many(arg) => {
@@ -188,6 +199,11 @@ async fn names(kind: Kind, client: &Client) -> Vec<String> {
     }
 }
 
+async fn hosts(volume: &str, client: &Client) -> Vec<String> {
+    let found = client.volume(volume, LOOK).await.map(|volume| volume.consumers);
+    found.unwrap_or_default().into_iter().map(|host| host.hostname).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,7 +217,9 @@ mod tests {
     fn these(line: &str) -> Vec<String> {
         match asked(line) {
             Expected::These(all) => all.into_iter().map(|(candidate, _)| candidate).collect(),
-            other @ (Expected::Names(_) | Expected::Anything) => panic!("{line}: {other:?}"),
+            other @ (Expected::Names(_) | Expected::Hosts(_) | Expected::Anything) => {
+                panic!("{line}: {other:?}")
+            }
         }
     }
 
@@ -225,6 +243,8 @@ mod tests {
             assert_eq!(asked(line), Expected::Names(Kind::Node), "{line}");
         }
         assert_eq!(asked("token rm "), Expected::Names(Kind::Token));
+        assert_eq!(asked("volume release "), Expected::Names(Kind::Volume));
+        assert_eq!(asked("volume release --yes web d"), Expected::Hosts("web".into()));
     }
 
     #[test]

@@ -23,7 +23,7 @@ Exit codes:
   0  done
   1  the API refused it, or it failed
   2  the command is wrong, or a file it names cannot be used
-  3  no such volume, node or token
+  3  no such volume, node, host or token
   4  the API cannot be reached, or did not answer in time";
 
 /// One failure with its sentence, next steps and exit code.
@@ -43,6 +43,11 @@ impl Failure {
     /// Something about the command or its files.
     pub(super) fn usage(sentence: String) -> Failure {
         Failure { sentence, hints: Vec::new(), exit: USAGE }
+    }
+
+    /// Something that is not there.
+    pub(super) fn missing(sentence: String) -> Failure {
+        Failure { sentence, hints: Vec::new(), exit: NOT_FOUND }
     }
 
     /// Adds a next step.
@@ -120,6 +125,9 @@ fn next_step(code: Code, name: &str) -> Option<String> {
         Code::Forbidden => {
             "the token's role does not allow it: consumer may change volumes, admin everything"
         }
+        Code::AccessDenied => {
+            return Some(format!("see who is let in: cobalt volume show {name}"));
+        }
         Code::VolumeNotFound => "see what there is: cobalt volume ls",
         Code::NodeNotFound => "see what there is: cobalt node ls",
         Code::TokenNotFound => "see what there is: cobalt token ls",
@@ -130,7 +138,12 @@ fn next_step(code: Code, name: &str) -> Option<String> {
             return Some(format!("choose another name, or look: cobalt volume show {name}"));
         }
         Code::BeingDeleted => "wait until it is gone, or choose another name",
-        Code::InUse => "stop the containers that use it on those hosts, then run it again",
+        Code::InUse => {
+            return Some(format!(
+                "stop the containers that use it there, then run it again; \
+                 for a host that is gone for good: cobalt volume release {name} HOST"
+            ));
+        }
         Code::RevisionMoved => "somebody else changed it; look again and repeat",
         Code::StoreUnavailable => {
             "etcd does not answer; volumes in use are not touched by that; \

@@ -1,4 +1,5 @@
-//! The one question the program asks: before data is deleted, and only of a person.
+//! The questions the program asks: before data is deleted or loses what guards it, and only of a
+//! person.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
@@ -11,17 +12,43 @@ use super::text::plain;
 /// # Errors
 /// When the answer is not yes.
 pub(super) fn may_delete(names: &[String]) -> Result<(), Failure> {
+    match put(&question(names)) {
+        Answer::Yes | Answer::NotAsked => Ok(()),
+        Answer::No => Err(Failure::here("nothing was deleted".into())
+            .hint("answer y, or give --yes, to delete without being asked")),
+    }
+}
+
+/// Asks the same way whether a host may be released; whether it was asked at all.
+///
+/// # Errors
+/// When the answer is not yes.
+pub(super) fn may_release(question: &str) -> Result<bool, Failure> {
+    match put(question) {
+        Answer::Yes => Ok(true),
+        Answer::NotAsked => Ok(false),
+        Answer::No => Err(Failure::here("nothing was released".into())
+            .hint("answer y, or give --yes, to release without being asked")),
+    }
+}
+
+enum Answer {
+    Yes,
+    No,
+    NotAsked,
+}
+
+fn put(question: &str) -> Answer {
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        return Ok(());
+        return Answer::NotAsked;
     }
     let mut answer = String::new();
     // A question that cannot be put or answered counts as answered with no.
-    let asked = write!(io::stderr(), "{}", question(names))
-        .and_then(|()| io::stdin().lock().read_line(&mut answer));
+    let asked =
+        write!(io::stderr(), "{question}").and_then(|()| io::stdin().lock().read_line(&mut answer));
     match asked {
-        Ok(_) if is_yes(&answer) => Ok(()),
-        Ok(_) | Err(_) => Err(Failure::here("nothing was deleted".into())
-            .hint("answer y, or give --yes, to delete without being asked")),
+        Ok(_) if is_yes(&answer) => Answer::Yes,
+        Ok(_) | Err(_) => Answer::No,
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) fn volume_details(volume: &Volume, now: Timestamp) -> String {
     let mut room =
         vec![("size", size(volume)), ("used", used_of(volume.used_bytes, volume.size_bytes))];
     room.extend(pending(volume).map(|change| ("pending", change)));
-    let place: Vec<_> = match &volume.placement {
+    let mut place: Vec<_> = match &volume.placement {
         None => vec![("node", "none chosen yet".to_owned())],
         Some(placement) => vec![
             ("node", format!("{} ({})", placement.node, placement.node_id)),
@@ -48,6 +48,14 @@ pub(super) fn volume_details(volume: &Volume, now: Timestamp) -> String {
             ("subvolume", placement.subvolume.clone().unwrap_or("not made yet".into())),
         ],
     };
+    let hosts: Vec<_> = volume
+        .consumers
+        .iter()
+        .map(|host| format!("{} ({})", host.hostname, age(&host.since, now)))
+        .collect();
+    if !hosts.is_empty() {
+        place.push(("mounted on", lines(&hosts)));
+    }
     let wish = [
         ("labels", pairs(&volume.labels)),
         ("constraints", lines(&volume.constraints)),
@@ -190,16 +198,16 @@ fn yes(it: bool) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use cobalt_api::wire::{Placement, Role};
+    use cobalt_api::wire::{self, Consumer, Placement, Role};
     use cobalt_core::{GIB, MIB};
 
-    fn now() -> Timestamp {
+    pub(in crate::cli) fn now() -> Timestamp {
         "2024-05-03T10:00:00Z".parse().expect("a time")
     }
 
-    fn web() -> Volume {
+    pub(in crate::cli) fn web() -> Volume {
         Volume {
             id: "1f020304-0506-0708-090a-0b0c0d0e0fff".into(),
             name: "web".into(),
@@ -213,6 +221,8 @@ mod tests {
             uid: 33,
             gid: 33,
             mode: "0755".into(),
+            access: wire::Access::default(),
+            mount_options: Vec::new(),
             phase: Phase::Ready,
             reason: None,
             placement: Some(Placement {
@@ -221,6 +231,7 @@ mod tests {
                 path: "/pool/volumes/1f".into(),
                 subvolume: Some("5b".into()),
             }),
+            export: None,
             generation: 2,
             applied_generation: 2,
             epoch: 1,
@@ -324,6 +335,15 @@ epoch:        1
         let resized = Volume { applied_generation: 1, ..web() };
         let shown = volume_details(&resized, now());
         assert!(shown.contains("pending:      10 GiB is wanted; another size"), "{shown}");
+    }
+
+    #[test]
+    fn the_hosts_that_have_a_volume_mounted_are_told() {
+        let (host_id, since) = ("0b".to_owned(), "2024-05-03T09:00:00Z".to_owned());
+        let docker1 =
+            Consumer { host_id, hostname: "docker1".into(), since, ..Consumer::default() };
+        let shown = volume_details(&Volume { consumers: vec![docker1], ..web() }, now());
+        assert!(shown.contains("mounted on:   docker1 (1h)\n"), "{shown}");
     }
 
     #[test]
