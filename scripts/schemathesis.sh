@@ -59,8 +59,10 @@ inside() {
     export COBALT_OWN_TOKEN_ID
     call PUT '/v1/volumes/web?wait=ready' '{"size":"64M"}' >/dev/null
     cd "$ROOT/scripts"
+    # A stream of events does not end; daemon/tests/http/events.rs has its tests.
     "$TOOL/bin/schemathesis" --config-file schemathesis.toml run \
         "http://127.0.0.1:$PORT/v1/openapi.json" --header "Authorization: Bearer $token" \
+        --exclude-path /v1/events \
         --max-time "$SECONDS_TO_RUN" --no-color --seed "${COBALT_SCHEMATHESIS_SEED:-1}" || status=1
     # Had it revoked its own token, everything after that was a 401 and said nothing.
     curl --silent --fail --header "Authorization: Bearer $token" \

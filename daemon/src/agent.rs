@@ -3,28 +3,34 @@
 //!
 //! Wakes say only "look again". The slow survey looks at everything and so repeats whatever a
 //! lost wake would have started; restart, lost watch and the ordinary path are the same code.
-//! While etcd is out of touch it starts nothing.
+//! Between surveys only what the volumes hold is read. While etcd is out of touch it starts
+//! nothing.
 
 mod errand;
+mod exporter;
+mod look;
 mod report;
 mod saver;
+mod trash;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cobalt_core::{Beat, Bytes, Plan, PoolState, Seen, Volume, VolumeId, plan};
-use cobalt_host::{HostError, Pool, Survey, Trashed};
+use cobalt_core::{Beat, PoolState, VolumeId};
+use cobalt_host::{Exports, Holdings, Pool};
 use cobalt_store::{Follower, Session, Store, kv::LeaseId};
 use tokio::sync::Semaphore;
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::errand::Outcome;
+use self::exporter::Exporter;
+use self::look::Looks;
 use self::report::Reported;
 use self::saver::Saver;
 use crate::clock::now_ms;
-use crate::metrics::{AgentMeter, PoolFigures};
+use crate::metrics::AgentMeter;
 use crate::stop::Stop;
 
 /// How many volumes are worked on at the same time. The kernel batches their commits.
@@ -45,7 +51,7 @@ pub struct AgentOptions {
     pub hostname: String,
     /// How long deleted volumes are kept.
     pub trash_hold: Duration,
-    /// How often everything is looked at.
+    /// How often what the volumes hold is looked at. Every few times everything is.
     pub survey_every: Duration,
 }
 
@@ -57,6 +63,7 @@ pub struct Agent {
     pool: Arc<dyn Pool>,
     options: AgentOptions,
     saver: Saver,
+    exporter: Exporter,
     at_once: Semaphore,
     meter: AgentMeter,
 }
@@ -80,8 +87,7 @@ struct Work {
     failures: HashMap<VolumeId, Failure>,
     /// When to try those again.
     retries: JoinSet<VolumeId>,
-    /// One at most.
-    surveys: JoinSet<Result<Survey, HostError>>,
+    looks: Looks,
     /// The emptying of the trash, one at most. Each destruction waits for the disk, and what
     /// users wait for must not wait for it.
     emptying: JoinSet<()>,
@@ -101,12 +107,14 @@ impl Agent {
         follower: Follower,
         session: Arc<Session>,
         pool: Arc<dyn Pool>,
+        exports: Arc<dyn Exports>,
         options: AgentOptions,
     ) -> Agent {
         let saver = Saver::start(store.clone());
+        let exporter = Exporter::start(exports, follower.clone());
         let at_once = Semaphore::new(AT_ONCE);
         let meter = AgentMeter::default();
-        Agent { store, follower, session, pool, options, saver, at_once, meter }
+        Agent { store, follower, session, pool, options, saver, exporter, at_once, meter }
     }
 
     /// Notes what it does here.
@@ -142,13 +150,15 @@ impl Agent {
         self.follower.in_touch().await;
         self.take_over(lease, work).await;
         let mut changes = self.follower.subscribe();
-        let mut next_survey = Instant::now();
+        let mut next_look = Instant::now();
+        work.looks.begin_anew();
         loop {
             self.meter.work(work.busy.len(), work.failures.len());
             tokio::select! {
                 changed = changes.changed() => {
                     if changed.everything {
-                        next_survey = Instant::now();
+                        next_look = Instant::now();
+                        work.looks.begin_anew();
                     }
                     if changed.cluster && !self.is_our_cluster() {
                         continue;
@@ -162,25 +172,15 @@ impl Agent {
                         tracing::error!(%error, "emptying the trash ended badly");
                     }
                 }
-                Some(outcome) = work.surveys.join_next() => {
-                    next_survey = Instant::now() + self.options.survey_every;
-                    self.take_survey(lease, work, outcome).await;
+                Some(outcome) = work.looks.running.join_next() => {
+                    next_look = Instant::now() + self.options.survey_every;
+                    self.take_look(lease, work, outcome).await;
                 }
-                () = sleep_until(next_survey), if work.surveys.is_empty() => {
-                    self.start_survey(work);
+                () = sleep_until(next_look), if work.looks.running.is_empty() => {
+                    self.start_look(work);
                 }
             }
         }
-    }
-
-    fn start_survey(&self, work: &mut Work) {
-        let (pool, meter) = (self.pool.clone(), self.meter.clone());
-        work.surveys.spawn_blocking(move || {
-            let start = Instant::now();
-            let survey = pool.survey();
-            meter.surveyed(start.elapsed());
-            survey
-        });
     }
 
     /// Says that this Agent runs the node now. Until it may, nothing is touched.
@@ -201,7 +201,7 @@ impl Agent {
     /// Before the first survey nothing is known, so nothing is offered.
     fn first_beat(&self) -> Beat {
         let unknown = PoolState::Unusable("the pool was not looked at yet".into());
-        first_word(&self.options, unknown, &Survey::default(), Bytes(0))
+        first_word(&self.options, unknown)
     }
 
     /// An etcd that knows another cluster under our name is not ours to follow.
@@ -226,7 +226,9 @@ impl Agent {
         let found = self.follower.read(|view| {
             let stored = view.volume(id)?;
             let volume = &stored.value;
-            let as_wished = volume.is_as_wished() && volume.trouble.is_none();
+            let as_wished = volume.is_as_wished()
+                && volume.trouble.is_none()
+                && self.is_exported_as_wished(view, volume);
             Some((stored.revision, volume.node() == Some(node) && !as_wished))
         });
         let failed = work.failures.get(&id).and_then(|failure| failure.reported_at);
@@ -266,6 +268,10 @@ impl Agent {
             Outcome::Done => {
                 work.failures.remove(&id);
             }
+            Outcome::Removed => {
+                work.failures.remove(&id);
+                work.looks.purge_at(now_ms(), self.options.trash_hold);
+            }
             Outcome::Failed { reported_at } => {
                 let failure = work.failures.entry(id).or_default();
                 // 1, 2, 4, … up to 256 seconds.
@@ -288,172 +294,11 @@ impl Agent {
             self.start(work, id);
         }
     }
-
-    async fn take_survey(
-        self: &Arc<Self>,
-        lease: LeaseId,
-        work: &mut Work,
-        outcome: Result<Result<Survey, HostError>, JoinError>,
-    ) {
-        if self.follower.age().is_some() || !self.is_our_cluster() {
-            return;
-        }
-        let survey = match outcome.map_err(|error| error.to_string()) {
-            Ok(Ok(survey)) => Ok(survey),
-            Ok(Err(error)) => Err(chain(&error)),
-            Err(error) => Err(error),
-        };
-        match survey {
-            Ok(survey) => {
-                self.start_needed(work, &survey);
-                self.report(lease, work, &survey, PoolState::Usable).await;
-                if work.emptying.is_empty() {
-                    let agent = self.clone();
-                    work.emptying.spawn(async move { agent.empty_trash(&survey).await });
-                }
-            }
-            Err(why) => {
-                tracing::error!(why, "the pool cannot be used: nothing is made or deleted");
-                let unusable = PoolState::Unusable(why);
-                self.report(lease, work, &Survey::default(), unusable).await;
-            }
-        }
-    }
-
-    /// Starts work wherever record and pool differ, or the record says that they did.
-    fn start_needed(self: &Arc<Self>, work: &mut Work, survey: &Survey) {
-        let facts = self.pool.facts();
-        let nothing = cobalt_core::SeenVolume::default();
-        let needs_work = |volume: &Volume| {
-            let found = survey.volumes.get(&volume.id).unwrap_or(&nothing);
-            let seen = Seen { node: facts.node, quota: facts.quota, volume: found };
-            match plan(volume, seen) {
-                Ok(Plan::NotOurs) => false,
-                Ok(Plan::Make(steps)) => {
-                    !steps.is_empty() || !volume.is_as_wished() || volume.trouble.is_some()
-                }
-                Ok(Plan::Remove(_)) | Err(_) => true,
-            }
-        };
-        let needed: Vec<VolumeId> = self.follower.read(|view| {
-            let ours = view.volumes_on(facts.node).map(|stored| &stored.value);
-            ours.filter(|volume| needs_work(volume)).map(|volume| volume.id).collect()
-        });
-        for id in needed {
-            // Those that failed have a time of their own.
-            if !work.busy.contains(&id) && !work.failures.contains_key(&id) {
-                self.start(work, id);
-            }
-        }
-    }
-
-    /// Says what was found, where it differs from what was said before.
-    async fn report(&self, lease: LeaseId, work: &mut Work, survey: &Survey, pool: PoolState) {
-        let node = self.pool.facts().node;
-        let (orphans, usage) = self
-            .follower
-            .read(|view| (report::orphans(view, survey), report::usage(view, node, survey)));
-        if orphans.len() as u64 != work.reported.orphan_count() {
-            tracing::warn!(count = orphans.len(), first = ?orphans.first(),
-                "subvolumes that no record knows; they are left alone");
-        }
-        let usable = pool == PoolState::Usable;
-        let beat = report::beat(&self.options, pool, survey, &orphans, usage.total);
-        self.meter.found(PoolFigures {
-            node,
-            usable,
-            capacity: beat.capacity,
-            used: beat.used,
-            trash: beat.trash_used,
-            orphans: beat.orphan_count,
-        });
-        // What another process said of our node, or that nothing is said of it any more, is news.
-        let stands = self
-            .follower
-            .read(|view| view.beat(node).is_some_and(|said| said.incarnation == beat.incarnation));
-        if !stands || work.reported.is_news(&beat) {
-            match self.store.beat(lease, node, &beat).await {
-                Ok(()) => work.reported.beat = Some(beat),
-                Err(error) => tracing::warn!(%error, "the node's state could not be reported yet"),
-            }
-        }
-        if usable
-            && !usage.changed.is_empty()
-            && let Err(error) = self.store.save_usage(node, &usage.changed).await
-        {
-            tracing::warn!(%error, "what the volumes hold could not be reported yet");
-        }
-    }
-
-    /// Destroys what was kept long enough, or what the pool needs room for, oldest first. Each
-    /// has a ticket that says which volume's deletion put it there; a record that is not
-    /// deleting keeps it.
-    async fn empty_trash(&self, survey: &Survey) {
-        let node = self.pool.facts().node;
-        let fill_limit = self
-            .follower
-            .read(|view| view.node(node).map(|stored| u64::from(stored.value.fill_limit_percent)));
-        let limit = survey.capacity.0 / 100 * fill_limit.unwrap_or(100).min(100);
-        let mut occupied = survey.occupied.0;
-        for entry in &survey.trash {
-            let age_ms = now_ms().saturating_sub(entry.at_ms);
-            let old = i128::from(age_ms) >= self.options.trash_hold.as_millis().cast_signed();
-            if !old && occupied <= limit {
-                continue;
-            }
-            // Out of touch with etcd nothing may be destroyed: the next survey goes on.
-            let in_touch = self.follower.age().is_none() && !self.follower.went_back();
-            if !in_touch || !self.is_our_cluster() {
-                return;
-            }
-            if self.wanted_back(entry) {
-                continue;
-            }
-            occupied = occupied.saturating_sub(entry.used.0);
-            self.purge(entry.clone()).await;
-        }
-    }
-
-    fn wanted_back(&self, entry: &Trashed) -> bool {
-        let kept = self.follower.read(|view| {
-            view.volume(entry.volume).is_some_and(|stored| match stored.value.phase {
-                cobalt_core::Phase::Deleting { .. } => false,
-                cobalt_core::Phase::Requested { .. }
-                | cobalt_core::Phase::Assigned { .. }
-                | cobalt_core::Phase::Ready { .. } => true,
-            })
-        });
-        if kept {
-            tracing::error!(volume = %entry.volume, subvolume = %entry.subvolume,
-                "the trash holds a volume whose record is not deleting; it is kept");
-        }
-        kept
-    }
-
-    async fn purge(&self, entry: Trashed) {
-        let (pool, shown) = (self.pool.clone(), entry.clone());
-        match tokio::task::spawn_blocking(move || pool.purge(&entry)).await {
-            Ok(Ok(())) => {
-                tracing::info!(volume = %shown.volume, subvolume = %shown.subvolume,
-                    used = %shown.used, "destroyed in the trash");
-            }
-            Ok(Err(error)) => {
-                tracing::error!(volume = %shown.volume, error = chain(&error),
-                    "could not be destroyed in the trash");
-            }
-            Err(error) => tracing::error!(%error, "emptying the trash ended badly"),
-        }
-    }
 }
 
 /// A sign of life without orphans, for before the pool was looked at.
-pub(crate) fn first_word(
-    options: &AgentOptions,
-    pool: PoolState,
-    survey: &Survey,
-    volumes_used: Bytes,
-) -> Beat {
-    report::beat(options, pool, survey, &[], volumes_used)
+pub(crate) fn first_word(options: &AgentOptions, pool: PoolState) -> Beat {
+    report::beat(options, pool, &Holdings::default(), &[], cobalt_core::Bytes(0))
 }
 
 /// An error with all its causes, in one line.

@@ -1,16 +1,22 @@
 //! The Engine: decides where volumes go. It touches nothing but records, and every write is
 //! guarded by its term, so that a deposed leader can write nothing.
 
+mod ledger;
+mod taker;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use cobalt_core::{Candidate, NoPlace, Phase, Volume, schedule};
+use cobalt_core::{NoPlace, Phase, Volume, schedule};
 use cobalt_store::{
     Change, Changes, Follower, Saved, Session, Store, StoreError, Stored, Subscription, Term, View,
 };
 use tokio::time::{sleep, timeout};
 
+use self::ledger::{Entry, Ledger, Page};
+use self::taker::Leader;
 use crate::metrics::EngineMeter;
+use crate::offers::Offers;
 use crate::stop::Stop;
 
 /// Everything is decided anew this often, in case a wake was lost.
@@ -31,6 +37,8 @@ pub struct Engine {
     pub who: String,
     /// Where it notes what it does.
     pub meter: EngineMeter,
+    /// Where new volumes are offered to it, while it leads, before they have a record.
+    pub offers: Offers,
 }
 
 impl Engine {
@@ -85,6 +93,10 @@ impl Engine {
     /// Decides until deposed.
     async fn lead(&self, term: &Term) {
         let mut changes = self.follower.subscribe();
+        // All that the leaders before us wrote is seen first; they can write no more.
+        self.follower.reached(term.number()).await;
+        let ledger = Ledger::default();
+        let _open = self.offers.open(self.taker(term, &ledger));
         let mut again = false;
         loop {
             let all = Changes { everything: true, ..Changes::default() };
@@ -93,8 +105,8 @@ impl Engine {
                 false => timeout(TICK, changes.changed()).await.unwrap_or(all),
             };
             self.follower.in_touch().await;
-            let decisions = self.follower.read(|view| decide(view, term.number(), &changed));
-            again = match self.save(term, &decisions).await {
+            let decisions = self.decide(term, &ledger, &changed);
+            again = match self.save(term, decisions).await {
                 Ok(()) => false,
                 Err(StoreError::Deposed | StoreError::SessionOver) => return,
                 Err(error) => {
@@ -106,7 +118,27 @@ impl Engine {
         }
     }
 
-    async fn save(&self, term: &Term, decisions: &[Change]) -> Result<(), StoreError> {
+    fn taker(&self, term: &Term, ledger: &Ledger) -> Arc<dyn crate::offers::Taker> {
+        let leader = Leader {
+            store: self.store.clone(),
+            follower: self.follower.clone(),
+            term: term.clone(),
+            ledger: ledger.clone(),
+            meter: self.meter.clone(),
+        };
+        leader.shared()
+    }
+
+    /// What is decided now, and the room that was given for it.
+    fn decide(&self, term: &Term, ledger: &Ledger, changed: &Changes) -> Decided {
+        let mut page = ledger.open();
+        let changes = self.follower.read(|view| decide(view, &mut page, term.number(), changed));
+        let given = changes.iter().map(|change| ledger.entry(change.volume.id)).collect();
+        Decided { changes, given }
+    }
+
+    async fn save(&self, term: &Term, decided: Decided) -> Result<(), StoreError> {
+        let Decided { changes: decisions, given } = decided;
         if decisions.is_empty() {
             return Ok(());
         }
@@ -115,15 +147,21 @@ impl Engine {
             let waits = |id| view.volume(id).is_some_and(|stored| waits(&stored.value));
             decisions.iter().map(|decision| waits(decision.volume.id)).collect()
         });
-        let saved = self.store.save_as_leader(term, decisions).await?;
+        let saved = self.store.save_as_leader(term, &decisions).await?;
         let mut shown = 0;
-        for ((decision, saved), waited) in decisions.iter().zip(&saved).zip(waited) {
+        for (((decision, saved), waited), given) in
+            decisions.iter().zip(&saved).zip(waited).zip(given)
+        {
             self.meter.decided(self.log(&decision.volume, *saved, term, waited));
-            if let Saved::Done(revision) = saved {
-                shown = shown.max(*revision);
+            match saved {
+                Saved::Done(revision) => {
+                    shown = shown.max(*revision);
+                    given.written(*revision);
+                }
+                Saved::Moved => given.free(),
             }
         }
-        // The next decision must see the room that these have taken.
+        // The next decision must see what these have changed.
         self.follower.reached(shown).await;
         Ok(())
     }
@@ -158,33 +196,38 @@ impl Engine {
     }
 }
 
+/// Decisions to be written, and the entries in the ledger of their volumes.
+struct Decided {
+    changes: Vec<Change>,
+    given: Vec<Entry>,
+}
+
 /// What the leader of `term` decides on what it sees. Wishes that wait are looked at again only
 /// when something changed that may serve them.
-fn decide(view: &View, term: i64, changed: &Changes) -> Vec<Change> {
+fn decide(view: &View, page: &mut Page<'_>, term: i64, changed: &Changes) -> Vec<Change> {
     let freed = |id| !view.volume(id).is_some_and(|stored| waits(&stored.value));
     let may_serve =
         changed.everything || changed.cluster || changed.volumes.iter().any(|id| freed(*id));
     let mut wishes: Vec<&Stored<Arc<Volume>>> =
         view.requested().filter(|stored| may_serve || !waits(&stored.value)).collect();
+    if wishes.is_empty() {
+        return Vec::new();
+    }
     // First come, first served; the id makes it the same for every Engine.
     wishes.sort_by_key(|stored| (stored.value.created_ms, stored.value.id));
-    let mut candidates: Vec<Candidate<'_>> = view
-        .nodes()
-        .map(|node| Candidate {
-            node: &node.value,
-            beat: view.beat(node.value.id),
-            reserved: view.held_by(node.value.id).reserved,
-        })
-        .collect();
+    // Given before in a write that failed: the room is theirs to be decided on again.
+    wishes.iter().for_each(|stored| page.take_back(stored.value.id));
+    let mut candidates = page.candidates(view);
     let mut decisions = Vec::new();
     for stored in wishes {
         let volume = Volume::clone(&stored.value);
-        let size = volume.wish.size;
+        let (id, size) = (volume.id, volume.wish.size);
         let placed = schedule(&volume.wish, &candidates);
         if let Ok(node) = placed
             && let Some(chosen) = candidates.iter_mut().find(|c| c.node.id == node)
         {
             chosen.reserved.0 = chosen.reserved.0.saturating_add(size.0);
+            page.give(id, node, size);
         }
         let decided = match placed {
             Ok(node) => volume.assign(node, term),

@@ -3,6 +3,7 @@
 //! It decides nothing about where a volume goes and touches no disk; it may not know the Engine,
 //! the Agent or the host. A request that waits does so on the process's one followed view.
 
+mod access;
 mod auth;
 mod body;
 mod change;
@@ -10,6 +11,7 @@ mod consumers;
 mod create;
 mod delete;
 mod document;
+mod events;
 mod failure;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -43,6 +45,7 @@ use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::metrics::ApiMeter;
+use crate::offers::Offers;
 
 pub use self::listen::{Listener, serve};
 pub use self::socket::bind_unix;
@@ -63,6 +66,8 @@ pub struct ApiOptions {
     pub meter: ApiMeter,
     /// What `/metrics` shows.
     pub metrics: Option<Arc<Registry>>,
+    /// Where a new volume is offered before it becomes a wish on record.
+    pub offers: Offers,
 }
 
 impl Default for ApiOptions {
@@ -74,6 +79,7 @@ impl Default for ApiOptions {
             limits: Limits::default(),
             meter: ApiMeter::default(),
             metrics: None,
+            offers: Offers::default(),
         }
     }
 }

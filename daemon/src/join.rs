@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cobalt_core::{Bytes, Labels, Node, NodeId, NodeName, PoolState};
+use cobalt_core::{Labels, Node, NodeId, NodeName, PoolState};
 use cobalt_failpoint::{Effect, around};
-use cobalt_host::{BtrfsPool, Expect, Found, HostError, Pool, Survey};
+use cobalt_host::{BtrfsPool, Expect, Found, HostError, Pool};
 use cobalt_store::{Follower, Saved, Session, Store, StoreError, Stored};
 use serde::Serialize;
 use uuid::Uuid;
@@ -139,7 +139,9 @@ async fn register(
             Some(stored) => overridden(stored.value.clone(), settings),
             None => fresh(facts.node, settings, hostname)?,
         };
-        let node = Node { pool_path: facts.path.display().to_string(), quota: facts.quota, ..node };
+        let pool_path = facts.path.display().to_string();
+        let found_addresses = found_addresses();
+        let node = Node { pool_path, quota: facts.quota, found_addresses, ..node };
         if known.as_ref().is_some_and(|stored| stored.value == node) {
             return Ok(());
         }
@@ -147,6 +149,17 @@ async fn register(
         match store.save_node(&node, known.map(|stored| stored.revision)).await? {
             Saved::Done(_) => return Ok(()),
             Saved::Moved => tracing::debug!("the node's record moved; registering anew"),
+        }
+    }
+}
+
+/// The addresses this machine has, as they are recorded.
+pub(crate) fn found_addresses() -> Vec<String> {
+    match cobalt_host::kernel::addresses() {
+        Ok(addresses) => addresses.iter().map(ToString::to_string).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "this machine's addresses cannot be read");
+            Vec::new()
         }
     }
 }
@@ -179,6 +192,7 @@ fn fresh(id: NodeId, settings: &NodeSettings, hostname: &str) -> Result<Node, Jo
         id,
         name: settings.name.clone().map_or_else(|| name_of_host(hostname), Ok)?,
         addresses: settings.addresses.clone(),
+        found_addresses: Vec::new(),
         labels: settings.labels.clone().unwrap_or_default(),
         fill_limit_percent: settings.fill_limit_percent.unwrap_or(FILL_LIMIT_PERCENT),
         cordoned: false,
@@ -252,7 +266,7 @@ async fn report_unusable(
     });
     let (Some(node), Some(lease)) = (node, session.lease()) else { return };
     let unusable = PoolState::Unusable(why.to_owned());
-    let beat = first_word(options, unusable, &Survey::default(), Bytes(0));
+    let beat = first_word(options, unusable);
     if let Err(error) = store.beat(lease, node, &beat).await {
         tracing::warn!(%error, "the node's state could not be reported");
     }

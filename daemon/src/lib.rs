@@ -11,6 +11,7 @@ pub mod http;
 pub mod join;
 pub mod metrics;
 pub mod notify;
+pub mod offers;
 pub mod run;
 pub mod standalone;
 pub mod stop;

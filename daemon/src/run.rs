@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cobalt_failpoint::{Effect, around};
-use cobalt_host::kernel;
+use cobalt_host::{KernelExports, kernel};
 use cobalt_store::kv::LeaseId;
 use cobalt_store::{Etcd, EtcdOptions, Follower, Kv, Session, SessionOptions, Store};
 use prometheus_client::registry::Registry;
@@ -21,6 +21,7 @@ use crate::http::{self, Api, ApiOptions, Listener, Tls};
 use crate::join::{NodeSettings, join};
 use crate::metrics::{self, Meters};
 use crate::notify;
+use crate::offers::Offers;
 use crate::stop::{self, Stop, Stopper};
 
 /// How long components may take to end.
@@ -67,7 +68,8 @@ pub async fn run(config: Config) -> Result<(), String> {
         let session = session.clone();
         Follower::start(&store, move || session.seen_revision())
     };
-    let parts = Parts { config, store, session: session.clone(), follower, meters, stop };
+    let offers = Offers::default();
+    let parts = Parts { config, store, session: session.clone(), follower, meters, offers, stop };
     let mut running = JoinSet::new();
     let (announced, known) = stop::pair();
     parts.start(&mut running, announced).await?;
@@ -101,6 +103,8 @@ struct Parts {
     session: Arc<Session>,
     follower: Follower,
     meters: Meters,
+    /// From the API to the Engine.
+    offers: Offers,
     stop: Stop,
 }
 
@@ -145,6 +149,7 @@ impl Parts {
                 session: self.session.clone(),
                 who: format!("{}/{}", hostname()?, std::process::id()),
                 meter: self.meters.engine.clone(),
+                offers: self.offers.clone(),
             };
             let stop = self.stop.clone();
             running.spawn(async move {
@@ -170,6 +175,7 @@ impl Parts {
             version: env!("CARGO_PKG_VERSION"),
             meter: self.meters.api.clone(),
             metrics: Some(metrics),
+            offers: self.offers.clone(),
             ..ApiOptions::default()
         };
         let api = Api::new(self.store.clone(), self.follower.clone(), options);
@@ -244,7 +250,10 @@ impl Parts {
             };
             drop(announced);
             if let Some(pool) = joined {
-                let agent = Agent::new(store, follower, session, pool, options);
+                let facts = pool.facts();
+                let exports = KernelExports::new(&settings.run_dir, facts.node, &facts.path);
+                let exports = Arc::new(exports);
+                let agent = Agent::new(store, follower, session, pool, exports, options);
                 agent.measured(meter).run(stop).await;
             }
             Ok(())

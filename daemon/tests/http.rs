@@ -5,6 +5,8 @@
 
 #[path = "http/doors.rs"]
 mod doors;
+#[path = "http/events.rs"]
+mod events;
 #[path = "http/input.rs"]
 mod input;
 #[path = "http/lists.rs"]
@@ -13,6 +15,8 @@ mod lists;
 mod lives;
 #[path = "http/lost.rs"]
 mod lost;
+#[path = "http/offers.rs"]
+mod offers;
 #[path = "http/slow.rs"]
 mod slow;
 #[path = "http/world.rs"]

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cobalt_core::{
-    Bytes, GIB, Labels, Mode, Node, NodeId, QuotaMode, Volume, VolumeId, VolumeName, Wish,
+    Bytes, GIB, Labels, Node, NodeId, QuotaMode, Volume, VolumeId, VolumeName, Wish,
 };
-use cobalt_host::{FakePool, Pool};
+use cobalt_host::{FakeExports, FakePool, Pool};
 use cobalt_store::kv::Kv;
 use cobalt_store::{
     Change, Created, Follower, Memory, Saved, Session, SessionOptions, Store, Stored,
@@ -16,13 +16,14 @@ use cobalt_store::{
 use cobaltd::agent::{Agent, AgentOptions};
 use cobaltd::engine::Engine;
 use cobaltd::metrics::EngineMeter;
+use cobaltd::offers::Offers;
 use cobaltd::stop::{self, Stopper};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 /// Longer than anything takes, in the time of the test.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(180);
 
 /// A store, and a view of it as a user has.
 pub struct Cluster {
@@ -42,6 +43,8 @@ pub struct Running {
     task: JoinHandle<()>,
     /// Its lease.
     pub session: Arc<Session>,
+    /// Where new volumes are offered to an Engine. An Agent takes none.
+    pub offers: Offers,
 }
 
 impl Running {
@@ -72,7 +75,7 @@ impl Cluster {
 
     /// Starts an Engine.
     pub fn engine(&self, who: &str) -> Running {
-        let session = self.session();
+        let (session, offers) = (self.session(), Offers::default());
         let (stopper, stop) = stop::pair();
         let engine = Engine {
             store: self.store.clone(),
@@ -80,8 +83,9 @@ impl Cluster {
             session: session.clone(),
             who: who.to_owned(),
             meter: EngineMeter::default(),
+            offers: offers.clone(),
         };
-        Running { stopper, task: tokio::spawn(engine.run(stop)), session }
+        Running { stopper, task: tokio::spawn(engine.run(stop)), session, offers }
     }
 
     /// Registers a node and gives it an empty pool of 100 GiB.
@@ -94,6 +98,7 @@ impl Cluster {
             id,
             name: name.parse().expect("a name"),
             addresses: Vec::new(),
+            found_addresses: Vec::new(),
             labels: set,
             fill_limit_percent: 90,
             cordoned: false,
@@ -111,6 +116,20 @@ impl Cluster {
 
     /// Starts the Agent of a pool that keeps deleted volumes for `trash_hold`.
     pub fn agent_with(&self, pool: &Arc<FakePool>, trash_hold: Duration) -> Running {
+        self.start_agent(pool, Arc::default(), trash_hold)
+    }
+
+    /// Starts the Agent of a pool on a machine with this NFS server.
+    pub fn agent_exporting(&self, pool: &Arc<FakePool>, exports: &Arc<FakeExports>) -> Running {
+        self.start_agent(pool, exports.clone(), Duration::from_secs(24 * 3600))
+    }
+
+    fn start_agent(
+        &self,
+        pool: &Arc<FakePool>,
+        exports: Arc<FakeExports>,
+        trash_hold: Duration,
+    ) -> Running {
         let session = self.session();
         let (stopper, stop) = stop::pair();
         let options = AgentOptions {
@@ -122,8 +141,10 @@ impl Cluster {
         };
         let follower = Follower::start(&self.store, || 0);
         let pool: Arc<dyn Pool> = pool.clone();
-        let agent = Agent::new(self.store.clone(), follower, session.clone(), pool, options);
-        Running { stopper, task: tokio::spawn(agent.run(stop)), session }
+        let agent =
+            Agent::new(self.store.clone(), follower, session.clone(), pool, exports, options);
+        let offers = Offers::default();
+        Running { stopper, task: tokio::spawn(agent.run(stop)), session, offers }
     }
 
     fn session(&self) -> Arc<Session> {
@@ -132,8 +153,8 @@ impl Cluster {
 
     /// Wishes for a volume.
     pub async fn wish(&self, name: &str, wish: Wish) -> VolumeId {
-        let id = VolumeId(*Uuid::new_v4().as_bytes());
-        let volume = Volume::new(id, volume_name(name), wish, 1);
+        let volume = new_volume(name, wish);
+        let id = volume.id;
         let created = self.store.create_volume(&volume).await.expect("the store answers");
         assert!(matches!(created, Created::New(_)), "{created:?}");
         id
@@ -200,6 +221,11 @@ impl Cluster {
     }
 }
 
+/// A new volume, of which nothing is written yet.
+pub fn new_volume(name: &str, wish: Wish) -> Volume {
+    Volume::new(VolumeId(*Uuid::new_v4().as_bytes()), volume_name(name), wish, 1)
+}
+
 /// A name.
 pub fn volume_name(name: &str) -> VolumeName {
     name.parse().expect("a name")
@@ -207,14 +233,5 @@ pub fn volume_name(name: &str) -> VolumeName {
 
 /// A plain wish of this size.
 pub fn gib(size: u64) -> Wish {
-    Wish {
-        size: Bytes(size * GIB),
-        labels: Labels::default(),
-        constraints: Vec::new(),
-        compression: None,
-        nocow: false,
-        uid: 0,
-        gid: 0,
-        mode: Mode(0o755),
-    }
+    Wish::of(Bytes(size * GIB))
 }

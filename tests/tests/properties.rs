@@ -2,10 +2,13 @@
 //! destroy or promise too much, and what is written reads back.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use cobalt_core::{
-    Alarm, Beat, Bytes, Candidate, ClusterName, Compression, Constraint, Identity, Labels, Mode,
-    NoPlace, Node, NodeId, Phase, Plan, PoolState, QuotaMode, Seen, SeenSubvolume, SeenVolume,
-    Step, SubvolumeUuid, Trouble, Volume, VolumeId, Wish, plan, schedule,
+    Access, AccessPolicy, Alarm, Beat, Bytes, Candidate, ClusterName, Compression, Constraint,
+    Identity, Labels, Mode, MountOptions, NoPlace, Node, NodeId, Phase, Plan, PoolState, QuotaMode,
+    Seen, SeenSubvolume, SeenVolume, Step, SubvolumeUuid, Trouble, Volume, VolumeId, Wish, plan,
+    schedule,
 };
 use cobalt_store::kv::Kv;
 use cobalt_store::{Change, Created, Memory, Saved, Store};
@@ -44,6 +47,24 @@ fn constraint() -> impl Strategy<Value = Constraint> {
         .prop_map(|(key, not, value)| format!("{key}{not}={value}").parse().unwrap())
 }
 
+fn rule() -> impl Strategy<Value = String> {
+    let who = prop_oneof![
+        any::<Ipv4Addr>().prop_map(IpAddr::from),
+        any::<Ipv6Addr>().prop_map(IpAddr::from)
+    ];
+    let grant = "rw|ro|none|rw\\+root_squash|ro\\+all_squash";
+    (who, grant).prop_map(|(who, grant)| format!("{who}={grant}"))
+}
+
+/// Addresses that no host can have are left out, and so are two rules about one host.
+fn access() -> impl Strategy<Value = Access> {
+    let policy = prop_oneof![Just(AccessPolicy::Auto), Just(AccessPolicy::Listed)];
+    (policy, vec(rule(), 0..3)).prop_map(|(policy, rules)| {
+        let rules = rules.iter().filter_map(|rule| rule.parse().ok()).collect();
+        Access::new(policy, rules).unwrap_or_default()
+    })
+}
+
 fn wish() -> impl Strategy<Value = Wish> {
     let compression = prop_oneof![
         Just(None),
@@ -52,10 +73,24 @@ fn wish() -> impl Strategy<Value = Wish> {
         Just(Some(Compression::Zlib))
     ];
     let owner = (any::<bool>(), any::<u32>(), any::<u32>(), 0..0o10000u32);
-    (bytes(), labels(), vec(constraint(), 0..3), compression, owner).prop_map(
-        |(size, labels, constraints, compression, (nocow, uid, gid, mode))| {
+    let way = (access(), prop_oneof![Just(""), Just("noatime"), Just("nconnect=4,ro,softerr")]);
+    (bytes(), labels(), vec(constraint(), 0..3), compression, owner, way).prop_map(
+        |(size, labels, constraints, compression, (nocow, uid, gid, mode), (access, options))| {
             let mode = Mode(mode);
-            Wish { size, labels, constraints, compression, nocow, uid, gid, mode }
+            let options = options.split(',').filter(|option| !option.is_empty());
+            let mount_options = MountOptions::parse(options).unwrap();
+            Wish {
+                size,
+                labels,
+                constraints,
+                compression,
+                nocow,
+                uid,
+                gid,
+                mode,
+                access,
+                mount_options,
+            }
         },
     )
 }
@@ -64,12 +99,13 @@ fn phase() -> impl Strategy<Value = Phase> {
     prop_oneof![
         proptest::option::of("\\PC{0,20}").prop_map(|waits_for| Phase::Requested { waits_for }),
         node_id().prop_map(|node| Phase::Assigned { node }),
-        (node_id(), subvolume(), 0..4u64, any::<bool>()).prop_map(
-            |(node, subvolume, applied, enforced)| Phase::Ready {
+        (node_id(), subvolume(), 0..4u64, any::<bool>(), access()).prop_map(
+            |(node, subvolume, applied, enforced, access)| Phase::Ready {
                 node,
                 subvolume,
                 applied,
-                enforced
+                enforced,
+                admits: access.listed_hosts().collect(),
             }
         ),
         (node_id(), proptest::option::of(subvolume()))
@@ -346,6 +382,7 @@ fn node() -> impl Strategy<Value = Node> {
             id: NodeId([number; 16]),
             name: format!("n{number}").parse().unwrap(),
             addresses: Vec::new(),
+            found_addresses: Vec::new(),
             labels,
             fill_limit_percent,
             cordoned,

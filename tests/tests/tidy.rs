@@ -40,7 +40,7 @@ const ONE_ROOM: [(&str, &str); 3] =
     [("etcd-client", "daemon/store"), ("tonic", "daemon/store"), ("hyperlocal", "daemon/api")];
 
 /// Modules of the daemon, and what may not be named in them.
-const MODULES: [(&str, &[&str]); 4] = [
+const MODULES: [(&str, &[&str]); 5] = [
     ("daemon/src/http", &["cobalt_host", "crate::engine", "crate::agent", "crate::join"]),
     (
         "daemon/src/cli",
@@ -48,6 +48,7 @@ const MODULES: [(&str, &[&str]); 4] = [
     ),
     ("daemon/src/engine", &["cobalt_host", "cobalt_api", "crate::http", "crate::agent"]),
     ("daemon/src/agent", &["cobalt_api", "schedule", "crate::http", "crate::engine"]),
+    ("daemon/src/offers", &["cobalt_host", "cobalt_api", "crate::http", "crate::engine"]),
 ];
 
 /// What may stand in a few files only, and why.

@@ -17,6 +17,8 @@ pub enum Code {
     Unauthenticated,
     /// The token's role does not allow it.
     Forbidden,
+    /// The volume's rules do not let this host in.
+    AccessDenied,
     /// No such path.
     RouteNotFound,
     /// The path does not take this method.
@@ -47,13 +49,14 @@ pub enum Code {
 
 impl Code {
     /// All of them, in the order of the table in docs/api.md.
-    pub const ALL: [Code; 19] = [
+    pub const ALL: [Code; 20] = [
         Code::MalformedBody,
         Code::BodyTooLarge,
         Code::BadParameter,
         Code::InvalidField,
         Code::Unauthenticated,
         Code::Forbidden,
+        Code::AccessDenied,
         Code::RouteNotFound,
         Code::MethodNotAllowed,
         Code::VolumeNotFound,
@@ -76,6 +79,7 @@ impl Code {
             Code::BadParameter => ("bad_parameter", 400),
             Code::Unauthenticated => ("unauthenticated", 401),
             Code::Forbidden => ("forbidden", 403),
+            Code::AccessDenied => ("access_denied", 403),
             Code::RouteNotFound => ("route_not_found", 404),
             Code::VolumeNotFound => ("volume_not_found", 404),
             Code::NodeNotFound => ("node_not_found", 404),

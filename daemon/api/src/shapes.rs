@@ -30,6 +30,14 @@ pub enum UntilReady {
 /// Waits until it is so; left out, the answer comes at once.
 #[derive(ToSchema)]
 #[schema(rename_all = "lowercase")]
+pub enum UntilAdmitted {
+    /// The volume's export lets the host in.
+    Admitted,
+}
+
+/// Waits until it is so; left out, the answer comes at once.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
 pub enum UntilGone {
     /// Nothing of the volume is left.
     Gone,
@@ -118,3 +126,18 @@ pub struct Mode(String);
 #[derive(ToSchema)]
 #[schema(pattern = "^[^\u{0}-\u{1f}\u{7f}-\u{9f}]*$", max_length = 200)]
 pub struct Description(String);
+
+/// An address such as `10.0.0.7` or `fd00::7`.
+#[derive(ToSchema)]
+#[schema(pattern = "^[0-9a-fA-F:.]{2,45}$", max_length = 45)]
+pub struct Address(String);
+
+/// An address, or a network such as `10.0.0.0/24`.
+#[derive(ToSchema)]
+#[schema(pattern = "^[0-9a-fA-F:.]{2,45}(/[0-9]{1,3})?$", max_length = 49)]
+pub struct Network(String);
+
+/// One option of mount(8) or nfs(5).
+#[derive(ToSchema)]
+#[schema(pattern = "^[a-z_]+(=[0-9]{1,9})?$", max_length = 40)]
+pub struct MountOption(String);

@@ -1,11 +1,22 @@
 //! Version 1 of the JSON shapes. A field, once here, keeps its name and meaning.
 
+mod access;
+mod status;
+mod token;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::shapes;
+
+pub use self::access::{
+    Access, AccessMode, AccessPolicy, AccessRule, Consumer, ConsumerRequest, ConsumerState, Export,
+    Squash,
+};
+pub use self::status::{EtcdEndpoint, PoolUse, Status, VolumeInNeed};
+pub use self::token::{NewToken, Role, Token, TokenList, TokenRequest};
 
 /// A size in a request: a number of bytes, or a text such as `"10G"` (powers of 1024).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +64,13 @@ pub struct VolumeRequest {
     #[schema(value_type = Option<shapes::Mode>)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<String>,
+    /// Who may mount it. Default: every Docker host whose plugin has a token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+    /// How it is mounted over NFS, such as `nconnect=4` or `noatime`; docs/api.md has the list.
+    #[schema(value_type = Option<Vec<shapes::MountOption>>, max_items = 20)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount_options: Option<Vec<String>>,
 }
 
 /// A change to an existing volume. At least one field is needed.
@@ -60,9 +78,15 @@ pub struct VolumeRequest {
 #[serde(deny_unknown_fields)]
 pub struct VolumeChange {
     /// The new quota.
-    #[schema(value_type = Size, required)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Size>,
+    /// Who may mount it from now on; all of it, not only what changes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+    /// How it is mounted over NFS from now on; all options, not only those that change.
+    #[schema(value_type = Option<Vec<shapes::MountOption>>, max_items = 20)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mount_options: Option<Vec<String>>,
 }
 
 /// A volume as it is.
@@ -92,12 +116,21 @@ pub struct Volume {
     pub gid: u32,
     /// Mode of the root directory when it was made, in octal.
     pub mode: String,
+    /// Who may mount it.
+    #[serde(default)]
+    pub access: Access,
+    /// How it is mounted over NFS.
+    #[serde(default)]
+    pub mount_options: Vec<String>,
     /// How far it has come.
     pub phase: Phase,
     /// Why it is not as wished yet; null when it is.
     pub reason: Option<String>,
     /// Where it is; null until a node is chosen.
     pub placement: Option<Placement>,
+    /// Its export; null until it is made.
+    #[serde(default)]
+    pub export: Option<Export>,
     /// Grows with each change of the wish.
     pub generation: u64,
     /// The generation that holds on disk; 0 until it is made.
@@ -111,26 +144,6 @@ pub struct Volume {
     /// The hosts that have it mounted. While there are any it is not deleted.
     #[serde(default)]
     pub consumers: Vec<Consumer>,
-}
-
-/// A host that has a volume mounted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Consumer {
-    /// Names the host for ever.
-    pub host_id: String,
-    /// What people call it.
-    pub hostname: String,
-    /// Since when, RFC 3339.
-    pub since: String,
-}
-
-/// A host that says that it uses a volume.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ConsumerRequest {
-    /// What people call the host.
-    #[schema(value_type = shapes::Description)]
-    pub hostname: String,
 }
 
 /// How far a volume has come.
@@ -170,6 +183,15 @@ pub struct Placement {
     pub path: String,
     /// The subvolume that holds the data; null until it is made.
     pub subvolume: Option<String>,
+}
+
+/// A volume that is no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GoneVolume {
+    /// Its id.
+    pub id: String,
+    /// What it was called.
+    pub name: String,
 }
 
 /// One page of volumes, in the order of their names.
@@ -229,166 +251,6 @@ pub struct NodeList {
     pub nodes: Vec<Node>,
     /// How old the view is that this was read from, in seconds; 0 while etcd answers.
     pub age_secs: u64,
-}
-
-/// What is going on, on one screen.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Status {
-    /// The cluster's name.
-    pub cluster: String,
-    /// This daemon's version.
-    pub version: String,
-    /// Whether etcd answers.
-    pub store_available: bool,
-    /// How old the view is, in seconds; 0 while etcd answers.
-    pub age_secs: u64,
-    /// The leading Engine; null when there is none.
-    pub leader: Option<String>,
-    /// Volumes by phase.
-    pub volumes: BTreeMap<String, u64>,
-    /// Nodes that are there.
-    pub nodes_online: u64,
-    /// Nodes known.
-    pub nodes: u64,
-    /// What is wrong, one sentence each.
-    pub alarms: Vec<String>,
-    /// Those of the alarms that are not about one volume.
-    #[serde(default)]
-    pub cluster_alarms: Vec<String>,
-    /// What each of etcd's endpoints said when it was asked just now.
-    #[serde(default)]
-    pub etcd: Vec<EtcdEndpoint>,
-    /// Pools that are near full, or promised to volumes almost as far as they may be.
-    #[serde(default)]
-    pub pools_near_full: Vec<PoolUse>,
-    /// Volumes that are not as wished, in the order of their names. The first ten.
-    #[serde(default)]
-    pub volumes_in_need: Vec<VolumeInNeed>,
-    /// How many there are.
-    #[serde(default)]
-    pub volumes_in_need_count: u64,
-    /// Volumes whose size no quota enforces.
-    #[serde(default)]
-    pub sizes_not_enforced: u64,
-    /// Subvolumes in all pools that no record knows; left alone.
-    #[serde(default)]
-    pub orphan_count: u64,
-    /// Records that cannot be read; left alone.
-    #[serde(default)]
-    pub unreadable_records: u64,
-}
-
-/// One endpoint of etcd, as it was found just now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct EtcdEndpoint {
-    /// Its URL.
-    pub url: String,
-    /// This daemon uses it.
-    pub active: bool,
-    /// It answers and sees a leader among etcd's servers.
-    pub healthy: bool,
-    /// Its version; null while it does not answer.
-    pub version: Option<String>,
-    /// The size of its database; null while it does not answer.
-    pub db_size_bytes: Option<u64>,
-    /// What it complains of itself.
-    pub alarms: Vec<String>,
-    /// Why it is not healthy; null when it is.
-    pub trouble: Option<String>,
-}
-
-/// How far a pool is used.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct PoolUse {
-    /// The node's name.
-    pub node: String,
-    /// Size of the pool.
-    pub capacity_bytes: u64,
-    /// What is in use in it.
-    pub used_bytes: u64,
-    /// What of that deleted volumes hold; it is given up when room is needed.
-    pub trash_bytes: u64,
-    /// The sizes of its volumes.
-    pub reserved_bytes: u64,
-    /// How much of it volumes may reserve.
-    pub limit_bytes: u64,
-}
-
-/// A volume that is not as wished.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct VolumeInNeed {
-    /// What people call it.
-    pub name: String,
-    /// How far it has come.
-    pub phase: Phase,
-    /// Why it is not as wished; null while it is being worked on.
-    pub reason: Option<String>,
-}
-
-/// What a token's holder may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Everything.
-    Admin,
-    /// Read; create, resize and delete volumes. For Docker hosts.
-    Consumer,
-    /// Read.
-    Viewer,
-}
-
-impl Role {
-    /// The word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Role::Admin => "admin",
-            Role::Consumer => "consumer",
-            Role::Viewer => "viewer",
-        }
-    }
-}
-
-/// A token to make.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct TokenRequest {
-    /// What its holder may do.
-    pub role: Role,
-    /// Whom it is for.
-    #[schema(value_type = Option<shapes::Description>)]
-    #[serde(default)]
-    pub description: String,
-}
-
-/// A token just made. Its secret is shown this once and kept only as a hash.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct NewToken {
-    /// Names the token, for listing and revoking.
-    pub id: String,
-    /// Send it as `Authorization: Bearer …`.
-    pub token: String,
-    /// What its holder may do.
-    pub role: Role,
-}
-
-/// A token as it is kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Token {
-    /// Names the token.
-    pub id: String,
-    /// What its holder may do.
-    pub role: Role,
-    /// Whom it is for.
-    pub description: String,
-    /// When it was made, RFC 3339.
-    pub created_at: String,
-}
-
-/// All tokens.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct TokenList {
-    /// In the order they were made.
-    pub tokens: Vec<Token>,
 }
 
 /// Whether the daemon lives, and can do its work.

@@ -51,7 +51,7 @@ async fn a_unix_socket_gets_the_same_calls_without_the_token() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::unix(dir.path().join("a.sock"), |_| web()).await;
     let client = client(&[&server.endpoint]);
-    let change = VolumeChange { size: Some(Size::Bytes(5)) };
+    let change = VolumeChange { size: Some(Size::Bytes(5)), ..VolumeChange::default() };
     client.change_volume("web", &change, Some(7), Wait::No, LONG).await.unwrap();
     client.volume("web", LONG).await.unwrap();
     let seen = server.seen();

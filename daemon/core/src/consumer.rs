@@ -1,5 +1,8 @@
-//! Who uses a volume: one host that has it mounted. A volume that has consumers is not deleted.
+//! Hosts that use volumes.
 
+use std::net::IpAddr;
+
+use crate::access::Grant;
 use crate::ident::{HostId, VolumeId};
 
 /// A host that has a volume mounted, or is about to.
@@ -12,5 +15,24 @@ pub struct Consumer {
     /// What people call that host; for messages only.
     pub hostname: String,
     /// Since when, in milliseconds since 1970.
+    pub since_ms: i64,
+    /// Where it mounts from; `None` when it is the volume's own node and binds it.
+    pub address: Option<IpAddr>,
+    /// What it last said its containers have.
+    pub has: Option<Has>,
+}
+
+/// What the containers of a host have of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Has {
+    /// The generation of the wish that the host acted upon.
+    pub generation: u64,
+    /// The epoch of the placement that it acted upon.
+    pub epoch: u64,
+    /// What they may do; `None` when the mount was taken away from them.
+    pub grant: Option<Grant>,
+    /// Why that is not what it should be.
+    pub trouble: Option<String>,
+    /// When it became so, in milliseconds since 1970.
     pub since_ms: i64,
 }

@@ -13,8 +13,10 @@ pub struct Node {
     pub id: NodeId,
     /// What people call it.
     pub name: NodeName,
-    /// Where consumers reach its exports; may be empty on a single machine.
+    /// Where consumers reach its exports, as its operator said; mostly empty.
     pub addresses: Vec<String>,
+    /// The addresses that the machine was last seen to have.
+    pub found_addresses: Vec<String>,
     /// For constraints.
     pub labels: Labels,
     /// How much of the pool volumes may reserve, in percent.
@@ -25,6 +27,14 @@ pub struct Node {
     pub pool_path: String,
     /// How the pool accounts for and enforces sizes.
     pub quota: QuotaMode,
+}
+
+impl Node {
+    /// Where consumers reach its exports: what its operator said, else what the machine has. The
+    /// first is tried first.
+    pub fn reached_at(&self) -> &[String] {
+        if self.addresses.is_empty() { &self.found_addresses } else { &self.addresses }
+    }
 }
 
 /// How a pool accounts for and enforces sizes. Chosen once, never switched silently.

@@ -212,8 +212,7 @@ fn limit(volume: &Volume, found: &SeenSubvolume, quota: QuotaMode) -> Option<Ste
 mod tests {
     use super::*;
     use crate::bytes::GIB;
-    use crate::name::Labels;
-    use crate::volume::{Mode, Wish};
+    use crate::wish::Wish;
 
     const HERE: NodeId = NodeId([1; 16]);
     const DATA: SubvolumeUuid = SubvolumeUuid([2; 16]);
@@ -221,16 +220,7 @@ mod tests {
     const ID: VolumeId = VolumeId([7; 16]);
 
     fn assigned() -> Volume {
-        let wish = Wish {
-            size: Bytes(GIB),
-            labels: Labels::default(),
-            constraints: Vec::new(),
-            compression: None,
-            nocow: false,
-            uid: 0,
-            gid: 0,
-            mode: Mode(0o755),
-        };
+        let wish = Wish::of(Bytes(GIB));
         let requested = Volume::new(ID, "web".parse().expect("a name"), wish, 1);
         requested.assign(HERE, 1).expect("it was only requested")
     }

@@ -6,7 +6,7 @@ use crate::bytes::Bytes;
 use crate::ident::NodeId;
 use crate::name::VolumeName;
 use crate::node::{Beat, Node, PoolState};
-use crate::volume::Wish;
+use crate::wish::Wish;
 
 /// A node as the Engine sees it.
 #[derive(Clone, Debug)]
@@ -112,7 +112,6 @@ mod tests {
     use crate::bytes::GIB;
     use crate::name::Labels;
     use crate::node::QuotaMode;
-    use crate::volume::Mode;
 
     fn node(number: u8, labels: &[&str]) -> Node {
         let mut set = Labels::default();
@@ -121,6 +120,7 @@ mod tests {
             id: NodeId([number; 16]),
             name: format!("n{number}").parse().expect("a name"),
             addresses: Vec::new(),
+            found_addresses: Vec::new(),
             labels: set,
             fill_limit_percent: 90,
             cordoned: false,
@@ -146,14 +146,8 @@ mod tests {
 
     fn wish(size_gib: u64, constraints: &[&str]) -> Wish {
         Wish {
-            size: Bytes(size_gib * GIB),
-            labels: Labels::default(),
             constraints: constraints.iter().map(|c| c.parse().expect("a constraint")).collect(),
-            compression: None,
-            nocow: false,
-            uid: 0,
-            gid: 0,
-            mode: Mode(0o755),
+            ..Wish::of(Bytes(size_gib * GIB))
         }
     }
 

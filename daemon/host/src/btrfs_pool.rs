@@ -5,13 +5,14 @@
 //! is best mounted with `noatime,nosuid,nodev`: what is in a volume belongs to its tenant.
 
 mod open;
+mod purge;
 mod steps;
 mod survey;
 
 #[cfg(fuzzing)]
 pub(crate) use open::reread;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -30,7 +31,7 @@ use crate::btrfs::ioctl::{self, ROOT_DIR, SubvolumeInfo};
 use crate::btrfs::search;
 use crate::error::{HostError, refused};
 use crate::layout;
-use crate::pool::{Pool, PoolFacts, Survey, Trashed};
+use crate::pool::{Holdings, Pool, PoolFacts, Survey, Trashed};
 
 /// A pool on a mounted btrfs. While it lives, no other process can open the same pool.
 #[derive(Debug)]
@@ -42,9 +43,19 @@ pub struct BtrfsPool {
     trash: OwnedFd,
     /// What a look says of the trash, so that it need not be listed each time.
     trashed: Mutex<HashMap<VolumeId, HashSet<SubvolumeUuid>>>,
+    /// What each subvolume is, by its number, so that what the quota says of numbers is all that
+    /// need be read to know what volumes hold. Numbers are never given twice.
+    numbers: Mutex<BTreeMap<u64, Part>>,
     /// Accounting groups of destroyed subvolumes, in case the kernel leaves them behind.
     stale: Mutex<Vec<u64>>,
     _lock: Flock<File>,
+}
+
+/// What a subvolume is in a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Volume(VolumeId),
+    Trash,
 }
 
 /// Whose pool is expected.
@@ -109,7 +120,7 @@ impl BtrfsPool {
     }
 
     /// Opens a volume's root, if it is there.
-    fn open_volume(&self, volume: VolumeId) -> Result<Option<Opened>, HostError> {
+    fn open_volume(&self, volume: VolumeId) -> Result<Option<OwnedFd>, HostError> {
         let what = || format!("cannot open volume {volume} in the pool");
         open_subvolume(&self.volumes, &volume.to_string(), what, &self.facts)
     }
@@ -131,6 +142,11 @@ impl BtrfsPool {
         self.trashed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Also after another thread's panic: the map is valid at every moment.
+    fn lock_numbers(&self) -> MutexGuard<'_, BTreeMap<u64, Part>> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn trashed_of(&self, volume: VolumeId) -> Vec<SubvolumeUuid> {
         let mut found: Vec<_> =
             self.lock_trashed().get(&volume).into_iter().flatten().copied().collect();
@@ -148,13 +164,11 @@ impl Pool for BtrfsPool {
         self.check_mounted()?;
         let subvolume = match self.open_volume(volume)? {
             Some(opened) => {
-                let limit = search::limit(&opened.dir, opened.info.number)
+                let SubvolumeInfo { number, uuid, .. } = info(&opened, volume)?;
+                let limit = search::limit(&opened, number)
                     .map_err(refused(format!("cannot read the limit of volume {volume}")))?;
-                Some(SeenSubvolume {
-                    uuid: opened.uuid(),
-                    number: opened.info.number,
-                    limit: limit.map(Bytes),
-                })
+                let uuid = SubvolumeUuid(uuid);
+                Some(SeenSubvolume { uuid, number, limit: limit.map(Bytes) })
             }
             None => None,
         };
@@ -167,28 +181,25 @@ impl Pool for BtrfsPool {
         survey::survey(self)
     }
 
+    fn holdings(&self) -> Result<Holdings, HostError> {
+        self.check_mounted()?;
+        survey::holdings(self)
+    }
+
     fn take(&self, volume: &Volume, step: &Step) -> Result<(), HostError> {
         self.check_mounted()?;
         steps::take(self, volume, step)
     }
 
-    fn purge(&self, entry: &Trashed) -> Result<(), HostError> {
-        self.check_mounted()?;
-        steps::purge(self, entry)
+    fn purge_all(&self, entries: &[Trashed]) -> Vec<Result<(), HostError>> {
+        purge::purge_all(self, entries)
     }
 }
 
-/// The open root of a subvolume.
-#[derive(Debug)]
-struct Opened {
-    dir: OwnedFd,
-    info: SubvolumeInfo,
-}
-
-impl Opened {
-    fn uuid(&self) -> SubvolumeUuid {
-        SubvolumeUuid(self.info.uuid)
-    }
+/// What an opened volume is for the kernel.
+fn info(root: &OwnedFd, volume: VolumeId) -> Result<SubvolumeInfo, HostError> {
+    ioctl::subvolume_info(root)
+        .map_err(refused(format!("cannot see which subvolume volume {volume} is")))
 }
 
 /// Opens the subvolume `name` in `parent`, never following a link or crossing a mount.
@@ -197,7 +208,7 @@ fn open_subvolume(
     name: &str,
     what: impl Fn() -> String,
     facts: &PoolFacts,
-) -> Result<Option<Opened>, HostError> {
+) -> Result<Option<OwnedFd>, HostError> {
     let not_one = || {
         HostError::NotSeen(format!(
             "{}: what lies there is no subvolume of the pool at {}; move it away",
@@ -215,8 +226,7 @@ fn open_subvolume(
     if status.st_ino != ROOT_DIR {
         return Err(not_one());
     }
-    let info = ioctl::subvolume_info(&dir).map_err(refused(what()))?;
-    Ok(Some(Opened { dir, info }))
+    Ok(Some(dir))
 }
 
 /// Opens one name in a directory: no link is followed, no mount is crossed.

@@ -4,8 +4,8 @@
 use std::thread;
 
 use cobalt_core::{
-    Bytes, Compression, Identity, Labels, MIB, Mode, Phase, Plan, QuotaMode, Seen, SeenVolume,
-    Step, SubvolumeUuid, Volume, VolumeId, Wish, plan,
+    Bytes, Compression, Identity, MIB, Mode, Phase, Plan, QuotaMode, Seen, SeenVolume, Step,
+    SubvolumeUuid, Volume, VolumeId, Wish, plan,
 };
 
 use crate::error::HostError;
@@ -15,7 +15,7 @@ use crate::pool::{Pool, Trashed};
 pub type Rule = (&'static str, fn(&dyn Pool));
 
 /// All of the contract.
-pub const ALL: [Rule; 17] = [
+pub const ALL: [Rule; 19] = [
     ("a volume is not there before it is made", a_volume_is_not_there_before_it_is_made),
     ("a settled volume is seen as wished", a_settled_volume_is_seen_as_wished),
     ("a settled volume needs no more steps", a_settled_volume_needs_no_more_steps),
@@ -32,20 +32,19 @@ pub const ALL: [Rule; 17] = [
     ("a purge may be repeated", a_purge_may_be_repeated),
     ("a purge needs the very ticket", a_purge_needs_the_very_ticket),
     ("a survey says what looks say", a_survey_says_what_looks_say),
+    ("holdings say what a survey says", holdings_say_what_a_survey_says),
+    ("several are purged together", several_are_purged_together),
     ("many volumes live at once", many_volumes_live_at_once),
 ];
 
 /// A wish of `size` for the pool's node, as the Engine leaves it.
 pub fn assigned(pool: &dyn Pool, size: Bytes) -> Volume {
     let wish = Wish {
-        size,
-        labels: Labels::default(),
-        constraints: Vec::new(),
         compression: Some(Compression::Zstd),
-        nocow: false,
         uid: 1000,
         gid: 100,
         mode: Mode(0o2750),
+        ..Wish::of(size)
     };
     let id = VolumeId(*uuid::Uuid::new_v4().as_bytes());
     let name = "web".parse().expect("a good name");
@@ -259,6 +258,35 @@ fn a_survey_says_what_looks_say(pool: &dyn Pool) {
     let counts = pool.facts().quota.enforces();
     assert_eq!(survey.used.contains_key(&volumes[0].id), counts);
     assert!(survey.occupied.0 > 0 && survey.occupied < survey.capacity);
+}
+
+fn holdings_say_what_a_survey_says(pool: &dyn Pool) {
+    pool.survey().expect("a survey");
+    let kept = make(pool, SIZE);
+    let deleted = delete(pool, make(pool, SIZE));
+    let begun = assigned(pool, SIZE);
+    take_all(pool, &begun, &[Step::Create]);
+    let holdings = pool.holdings().expect("a look");
+    let counts = pool.facts().quota.enforces();
+    assert_eq!(holdings.used.contains_key(&kept.id), counts, "without a survey in between");
+    assert!(!holdings.used.contains_key(&deleted.id));
+    assert_eq!(holdings.trash.0 > 0, counts);
+    let survey = pool.survey().expect("a survey");
+    let holdings = pool.holdings().expect("a look");
+    assert_eq!((holdings.used, holdings.capacity), (survey.used, survey.capacity));
+    assert_eq!(holdings.trash.0, survey.trash.iter().map(|entry| entry.used.0).sum::<u64>());
+}
+
+fn several_are_purged_together(pool: &dyn Pool) {
+    let volumes = [0, 1, 2].map(|_| delete(pool, make(pool, SIZE)));
+    let mut entries: Vec<Trashed> =
+        volumes.iter().map(|volume| trash_of(pool, volume).remove(0)).collect();
+    entries[1].at_ms += 1;
+    let mut outcomes = pool.purge_all(&entries);
+    assert!(not_seen(outcomes.remove(1)), "another ticket is meant");
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    let left = volumes.each_ref().map(|volume| trash_of(pool, volume).len());
+    assert_eq!(left, [0, 1, 0]);
 }
 
 fn many_volumes_live_at_once(pool: &dyn Pool) {

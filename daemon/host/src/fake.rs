@@ -12,7 +12,7 @@ use cobalt_core::{
 
 use crate::clock;
 use crate::error::HostError;
-use crate::pool::{Pool, PoolFacts, Survey, Trashed};
+use crate::pool::{Holdings, Pool, PoolFacts, Survey, Trashed};
 
 /// What the next step shall meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,9 +183,10 @@ impl Pool for FakePool {
                 survey.occupied.0 += found.used.0;
             }
             for (found, at_ms) in &place.trash {
-                let (subvolume, used) = (found.uuid, found.used);
+                let counts = self.facts.quota.enforces();
+                let (subvolume, used) = (found.uuid, if counts { found.used } else { Bytes(0) });
                 survey.trash.push(Trashed { volume: *id, subvolume, at_ms: *at_ms, used });
-                survey.occupied.0 += used.0;
+                survey.occupied.0 += found.used.0;
             }
         }
         if self.facts.quota.enforces() {
@@ -193,6 +194,12 @@ impl Pool for FakePool {
         }
         survey.trash.sort_by_key(|entry| (entry.at_ms, entry.volume, entry.subvolume));
         Ok(survey)
+    }
+
+    fn holdings(&self) -> Result<Holdings, HostError> {
+        let Survey { used, trash, capacity, occupied, .. } = self.survey()?;
+        let trash = Bytes(trash.iter().map(|entry| entry.used.0).sum());
+        Ok(Holdings { used, trash, capacity, occupied })
     }
 
     fn take(&self, volume: &Volume, step: &Step) -> Result<(), HostError> {
@@ -205,14 +212,17 @@ impl Pool for FakePool {
         if fault == Some(Fault::After) { Err(asked_for()) } else { Ok(()) }
     }
 
-    fn purge(&self, entry: &Trashed) -> Result<(), HostError> {
-        let mut state = self.usable()?;
-        let fault = state.fault.take();
-        if fault == Some(Fault::Before) {
-            return Err(asked_for());
-        }
-        state.purge(entry)?;
-        if fault == Some(Fault::After) { Err(asked_for()) } else { Ok(()) }
+    fn purge_all(&self, entries: &[Trashed]) -> Vec<Result<(), HostError>> {
+        let purge = |entry: &Trashed| {
+            let mut state = self.usable()?;
+            let fault = state.fault.take();
+            if fault == Some(Fault::Before) {
+                return Err(asked_for());
+            }
+            state.purge(entry)?;
+            if fault == Some(Fault::After) { Err(asked_for()) } else { Ok(()) }
+        };
+        entries.iter().map(purge).collect()
     }
 }
 

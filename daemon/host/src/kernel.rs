@@ -2,8 +2,12 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+
+use nix::net::if_::InterfaceFlags;
+use nix::sys::socket::SockaddrStorage;
 
 use crate::error::{HostError, refused};
 
@@ -90,6 +94,45 @@ fn unescaped(word: &[u8]) -> OsString {
     OsString::from_vec(bytes)
 }
 
+/// The addresses at which other machines may reach this one: of interfaces that are up, without
+/// those that are of this machine alone. IPv4 first.
+///
+/// # Errors
+/// When the kernel does not tell.
+pub fn addresses() -> io::Result<Vec<IpAddr>> {
+    let mut found: Vec<IpAddr> = nix::ifaddrs::getifaddrs()?
+        .filter(|interface| {
+            interface.flags.contains(InterfaceFlags::IFF_UP)
+                && !is_internal(&interface.interface_name)
+        })
+        .filter_map(|interface| address_of(&interface.address?))
+        .filter(|address| is_reachable(*address))
+        .collect();
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+/// Bridges and pairs that container engines and hypervisors make.
+fn is_internal(interface: &str) -> bool {
+    ["lo", "docker", "br-", "veth", "virbr", "cni", "podman", "lxc"]
+        .iter()
+        .any(|prefix| interface.starts_with(prefix))
+}
+
+fn address_of(address: &SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+}
+
+fn is_reachable(address: IpAddr) -> bool {
+    let local = match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    };
+    !local && !address.is_loopback() && !address.is_unspecified()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +151,18 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         assert!(mounted_at(Path::new("/")).expect("a mount table").is_some());
         assert_eq!(mounted_at(folder.path()).expect("a mount table"), None);
+    }
+
+    #[test]
+    fn addresses_of_this_machine_alone_are_not_told() {
+        for text in ["127.0.0.1", "169.254.3.4", "::1", "fe80::1", "0.0.0.0"] {
+            assert!(!is_reachable(text.parse().expect("an address")), "{text}");
+        }
+        assert!(is_reachable("10.0.0.7".parse().expect("an address")));
+        assert!(is_internal("docker0") && is_internal("veth12ab") && !is_internal("eth0"));
+        assert!(
+            addresses().expect("the kernel tells").iter().all(|address| is_reachable(*address))
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod clock;
 pub mod contract;
 mod error;
 mod etcd_child;
+mod exports;
 #[cfg(feature = "contract")]
 mod fake;
 #[cfg(fuzzing)]
@@ -26,6 +27,9 @@ pub use clock::now_ms;
 pub use error::HostError;
 pub use etcd_child::{EtcdChild, EtcdOptions};
 #[cfg(feature = "contract")]
+pub use exports::FakeExports;
+pub use exports::{Export, ExportTable, Exports, KernelExports, NfsServer, fsid};
+#[cfg(feature = "contract")]
 pub use fake::{FakePool, Fault};
 pub use loop_pool::LoopPool;
-pub use pool::{Pool, PoolFacts, Survey, Trashed};
+pub use pool::{Holdings, Pool, PoolFacts, Survey, Trashed};

@@ -30,6 +30,14 @@ pub trait Pool: Send + Sync + 'static {
     /// When the pool is not there or cannot be read.
     fn survey(&self) -> Result<Survey, HostError>;
 
+    /// Looks only at what everything holds: one pass over what the quota accounts, however many
+    /// volumes there are. What lies where is taken as the last survey and the steps since have
+    /// left it.
+    ///
+    /// # Errors
+    /// When the pool is not there or cannot be read.
+    fn holdings(&self) -> Result<Holdings, HostError>;
+
     /// Takes one step for one volume. It is durable when [`Step::Settle`] or [`Step::Trash`]
     /// has returned; the steps before them need not be. A [`Step::Limit`] alone is in force at
     /// once but may be lost with the power: its record is what brings it back.
@@ -43,7 +51,13 @@ pub trait Pool: Send + Sync + 'static {
     ///
     /// # Errors
     /// When there is no such ticket, or something else lies there.
-    fn purge(&self, entry: &Trashed) -> Result<(), HostError>;
+    fn purge(&self, entry: &Trashed) -> Result<(), HostError> {
+        self.purge_all(std::slice::from_ref(entry)).into_iter().collect()
+    }
+
+    /// The same for several, which then share the wait for the disk. There is an outcome for
+    /// each, in their order.
+    fn purge_all(&self, entries: &[Trashed]) -> Vec<Result<(), HostError>>;
 }
 
 /// What a pool says of itself.
@@ -87,6 +101,19 @@ pub struct Survey {
     pub capacity: Bytes,
     /// What cannot be allocated any more: the capacity less what `df` shows as available, which
     /// leaves out what metadata may still need.
+    pub occupied: Bytes,
+}
+
+/// What a pool holds.
+#[derive(Clone, Debug, Default)]
+pub struct Holdings {
+    /// What each volume holds; empty without quotas. See [`Survey::used`].
+    pub used: HashMap<VolumeId, Bytes>,
+    /// What the trash holds.
+    pub trash: Bytes,
+    /// See [`Survey::capacity`].
+    pub capacity: Bytes,
+    /// See [`Survey::occupied`].
     pub occupied: Bytes,
 }
 

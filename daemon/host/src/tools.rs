@@ -30,6 +30,7 @@ pub(crate) struct Tool {
 }
 
 pub(crate) const MKFS_BTRFS: Tool = Tool { name: "mkfs.btrfs", package: "btrfs-progs" };
+pub(crate) const EXPORTFS: Tool = Tool { name: "exportfs", package: "nfs-kernel-server" };
 pub(crate) const LOSETUP: Tool = Tool { name: "losetup", package: "mount" };
 pub(crate) const ETCD: Tool = Tool { name: "etcd", package: "etcd-server" };
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use cobalt_core::{Alarm, Plan, Seen, SubvolumeUuid, Volume, VolumeId, plan};
+use cobalt_core::{Admits, Alarm, Plan, Seen, SubvolumeUuid, Volume, VolumeId, admitted, plan};
 use cobalt_host::{HostError, Pool};
 use cobalt_store::{Change, Saved, Stored};
 
@@ -16,6 +16,8 @@ use crate::metrics::AgentMeter;
 pub(super) enum Outcome {
     /// There is nothing more to do until the record changes.
     Done,
+    /// The same, and its data lies in the trash.
+    Removed,
     /// It must be tried again.
     Failed {
         /// The revision of the record that says so.
@@ -45,24 +47,30 @@ impl Agent {
         // The semaphore is never closed.
         let _permit = self.at_once.acquire().await;
         let _running = self.meter.running();
-        let Some(stored) = self.follower.read(|view| view.volume(id).cloned()) else {
-            return Outcome::Done;
-        };
         // Here and not only when the cluster's record changes: it is what every step rests on.
         if self.follower.age().is_some() || !self.is_our_cluster() {
             return NOT_REPORTED;
         }
+        let Some(stored) = self.follower.read(|view| view.volume(id).cloned()) else {
+            return self.withdrawn(id).await;
+        };
         let stored = Stored { value: stored.value, revision: stored.revision };
         if self.follower.went_back() && stored.value.is_deleting() {
             tracing::error!(volume = %stored.value.name, %id,
                 "not deleted: etcd went back to an earlier revision");
             return NOT_REPORTED;
         }
+        if stored.value.is_deleting()
+            && stored.value.node() == Some(self.pool.facts().node)
+            && let Err(why) = self.exporter.withdraw(id).await
+        {
+            return self.troubled(&stored, &format!("its export cannot be ended: {why}")).await;
+        }
         let (pool, volume) = (self.pool.clone(), stored.value.clone());
         let meter = self.meter.clone();
         let worked = tokio::task::spawn_blocking(move || work(&*pool, &volume, &meter)).await;
         match worked {
-            Ok(Ok(Worked::NotOurs)) => Outcome::Done,
+            Ok(Ok(Worked::NotOurs)) => self.withdrawn(id).await,
             Ok(Ok(Worked::Made(subvolume))) => self.made(&stored, subvolume).await,
             Ok(Ok(Worked::Removed)) => self.removed(&stored).await,
             Ok(Err(error)) => self.troubled(&stored, &chain(&error)).await,
@@ -70,26 +78,64 @@ impl Agent {
         }
     }
 
+    /// What is not this node's is not exported by it.
+    async fn withdrawn(&self, id: VolumeId) -> Outcome {
+        match self.exporter.withdraw(id).await {
+            Ok(()) => Outcome::Done,
+            Err(why) => {
+                tracing::error!(%id, why, "the export of a volume of others cannot be ended yet");
+                NOT_REPORTED
+            }
+        }
+    }
+
     async fn made(&self, stored: &Stored<Arc<Volume>>, subvolume: SubvolumeUuid) -> Outcome {
         let enforced = self.pool.facts().quota.enforces();
-        match Volume::clone(&stored.value).made(subvolume, enforced) {
-            Ok(made) if made == *stored.value => Outcome::Done,
-            Ok(made) => {
-                let (name, id) = (made.name.clone(), made.id);
-                let (generation, epoch) = (made.generation, made.epoch);
-                match self.save(stored, made).await {
-                    Ok(Saved::Done(_)) => {
-                        tracing::info!(volume = %name, %id, generation, epoch, "volume ready");
-                        Outcome::Done
-                    }
-                    Ok(Saved::Moved) => Outcome::Done,
-                    Err(()) => NOT_REPORTED,
-                }
-            }
+        let made = match Volume::clone(&stored.value).made(subvolume, enforced) {
+            Ok(made) => made,
             Err(refusal) => {
                 tracing::error!(%refusal, "a volume that was made refused to be so");
+                return Outcome::Done;
+            }
+        };
+        let (made, hindrance) = self.exported(made, subvolume).await;
+        if let Some(why) = hindrance {
+            let changed = Stored { value: Arc::new(made), revision: stored.revision };
+            return self.troubled(&changed, &why).await;
+        }
+        if made == *stored.value {
+            return Outcome::Done;
+        }
+        let (name, id) = (made.name.clone(), made.id);
+        let (generation, epoch) = (made.generation, made.epoch);
+        match self.save(stored, made).await {
+            Ok(Saved::Done(_)) => {
+                tracing::info!(volume = %name, %id, generation, epoch, "volume ready");
                 Outcome::Done
             }
+            Ok(Saved::Moved) => Outcome::Done,
+            Err(()) => NOT_REPORTED,
+        }
+    }
+
+    /// Exports a volume that was made, and what hinders that. The record says whom its export
+    /// was seen to let in; nobody, where that cannot be seen.
+    async fn exported(&self, made: Volume, subvolume: SubvolumeUuid) -> (Volume, Option<String>) {
+        let wanted = self.follower.read(|view| admitted(&made, view.consumers(made.id)));
+        let seen = self.exporter.export(made.id, subvolume, wanted.clone()).await;
+        let (admits, hindrance) = match seen {
+            Ok(seen) if seen == wanted => (seen, None),
+            Ok(seen) => {
+                let absent = wanted.keys().find(|host| seen.get(host) != wanted.get(host));
+                let whom = absent.map_or_else(|| "others".to_owned(), ToString::to_string);
+                (seen, Some(format!("its export is not as ordered for {whom}")))
+            }
+            Err(why) => (Admits::default(), Some(format!("it cannot be exported: {why}"))),
+        };
+        match made.clone().admitting(admits) {
+            Ok(admitting) => (admitting, hindrance),
+            // It is ready: that is where it came from.
+            Err(_) => (made, hindrance),
         }
     }
 
@@ -99,7 +145,7 @@ impl Agent {
         match self.store.forget_volume(&gone).await {
             Ok(Saved::Done(_)) => {
                 tracing::info!(volume = %name, %id, "volume deleted; its data is in the trash");
-                Outcome::Done
+                Outcome::Removed
             }
             Ok(Saved::Moved) => Outcome::Done,
             Err(error) => {

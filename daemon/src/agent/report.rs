@@ -1,9 +1,9 @@
 //! What an Agent says of its node: pure functions from what was found to what is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use cobalt_core::{Beat, Bytes, NodeId, PoolState, VolumeId};
-use cobalt_host::Survey;
+use cobalt_host::{Holdings, Survey};
 use cobalt_store::View;
 
 use super::AgentOptions;
@@ -55,7 +55,7 @@ impl Reported {
 pub(super) fn beat(
     options: &AgentOptions,
     pool: PoolState,
-    survey: &Survey,
+    holdings: &Holdings,
     orphans: &[String],
     volumes_used: Bytes,
 ) -> Beat {
@@ -63,10 +63,10 @@ pub(super) fn beat(
         incarnation: options.incarnation.clone(),
         boot: options.boot.clone(),
         hostname: options.hostname.clone(),
-        capacity: survey.capacity,
-        used: survey.occupied,
+        capacity: holdings.capacity,
+        used: holdings.occupied,
         volumes_used,
-        trash_used: Bytes(survey.trash.iter().map(|entry| entry.used.0).sum()),
+        trash_used: holdings.trash,
         pool,
         orphans: orphans.iter().take(NAMED).cloned().collect(),
         orphan_count: orphans.len() as u64,
@@ -86,12 +86,12 @@ pub(super) fn orphans(view: &View, survey: &Survey) -> Vec<String> {
 }
 
 /// What the volumes of this node hold, and which words of it are new.
-pub(super) fn usage(view: &View, node: NodeId, survey: &Survey) -> Usage {
+pub(super) fn usage(view: &View, node: NodeId, held: &HashMap<VolumeId, Bytes>) -> Usage {
     let mut buckets: BTreeMap<String, BTreeMap<VolumeId, Bytes>> = BTreeMap::new();
     let mut total = 0_u64;
     for stored in view.volumes_on(node) {
         let id = stored.value.id;
-        if let Some(used) = survey.used.get(&id) {
+        if let Some(used) = held.get(&id) {
             total = total.saturating_add(used.0);
             let bucket = format!("{:02x}", id.0[0]);
             buckets.entry(bucket).or_default().insert(id, *used);

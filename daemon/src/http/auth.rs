@@ -36,6 +36,20 @@ pub(super) enum Caller {
     Holder(TokenId, Role),
 }
 
+impl Caller {
+    /// Whether it may say who mounts a volume that exists. A Docker host, whose token is easily
+    /// lost with it, may not let itself in.
+    pub(super) fn may_change_access(self) -> Result<(), Failure> {
+        match self {
+            Caller::Local(_) | Caller::Holder(_, Role::Admin) => Ok(()),
+            Caller::Holder(_, Role::Consumer | Role::Viewer) => Err(Failure::new(
+                Code::Forbidden,
+                "who may mount a volume is changed by a token of the role admin",
+            )),
+        }
+    }
+}
+
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -47,7 +61,7 @@ impl fmt::Display for Caller {
 }
 
 /// Lets a request in, or says why not.
-pub(super) async fn admit(State(api): State<Api>, request: Request, next: Next) -> Response {
+pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     // A request that came in by no known door is treated like one from anywhere.
     let door = request.extensions().get().copied().unwrap_or(Door::Tcp);
     let path = request.uri().path();
@@ -65,6 +79,7 @@ pub(super) async fn admit(State(api): State<Api>, request: Request, next: Next) 
     match allowed {
         Err(failure) => failure.into_response(),
         Ok(caller) => {
+            request.extensions_mut().insert(caller);
             let mut response = next.run(request).await;
             response.extensions_mut().insert(caller);
             response

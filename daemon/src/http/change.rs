@@ -1,12 +1,12 @@
-//! `PATCH /v1/volumes/{name}`: another size for a volume that exists. It changes the wish; the
-//! node that has the volume applies it.
+//! `PATCH /v1/volumes/{name}`: another size or other rights for a volume that exists. It changes
+//! the wish; the node that has the volume applies it.
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use cobalt_api::error::Code;
 use cobalt_api::{shapes, wire};
 use cobalt_core::{
@@ -15,6 +15,7 @@ use cobalt_core::{
 use cobalt_store::{Change, Saved, Stored, View};
 
 use super::Api;
+use super::auth::Caller;
 use super::body::Fields;
 use super::document::problems;
 use super::failure::Failure;
@@ -22,7 +23,7 @@ use super::params::{IfMatch, Named, Params};
 use super::records::shared;
 use super::volumes::tagged;
 use super::wait::Waited;
-use super::wishes::changed_size;
+use super::wishes::Changes;
 
 /// How often a record that others change meanwhile is read anew.
 pub(super) const TRIES: usize = 5;
@@ -32,26 +33,27 @@ problems!(
     BeingDeleted, RevisionMoved, StillPending, StoreUnavailable, NoRoom
 );
 
-/// Change a volume's size
+/// Change a volume's size, who may mount it, or how
 ///
-/// The size it has already is no change and succeeds.
+/// What it has already is no change and succeeds.
 #[utoipa::path(
     patch, path = "/v1/volumes/{name}", operation_id = "changeVolume", tag = "volumes",
     params(
         ("name" = shapes::Name, Path, description = "The volume."),
-        ("wait" = Option<shapes::UntilReady>, Query, description = "`ready`: answer when the new size holds. Left out: answer at once."),
+        ("wait" = Option<shapes::UntilReady>, Query, description = "`ready`: answer when the change holds: the size on disk, the rights in the export. Left out: answer at once."),
         ("timeout_secs" = Option<u64>, Query, minimum = 1, maximum = 600, description = "How long to wait at most. Default: 100."),
         ("If-Match" = Option<shapes::Revision>, Header, description = "Only while the record is at this revision."),
     ),
     request_body(content = wire::VolumeChange),
     responses(
-        (status = 200, description = "The size holds.", body = wire::Volume, headers(("ETag" = String, description = "The record's revision, for If-Match."))),
+        (status = 200, description = "The change holds.", body = wire::Volume, headers(("ETag" = String, description = "The record's revision, for If-Match."))),
         (status = 202, description = "The wish is stored and not applied yet.", body = wire::Volume, headers(("ETag" = String, description = "The record's revision, for If-Match."))),
         ChangeProblems,
     ),
 )]
 pub(super) async fn change_volume(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Named(name): Named<VolumeName>,
     IfMatch(wanted): IfMatch,
     mut params: Params,
@@ -59,9 +61,12 @@ pub(super) async fn change_volume(
 ) -> Result<Response, Failure> {
     let limit = params.wait("ready")?;
     params.done()?;
-    let size = changed_size(fields)?;
+    let changes = Changes::read(fields)?;
+    if changes.access.is_some() {
+        caller.may_change_access()?;
+    }
     let mut patience = limit.map(|limit| api.patience(limit));
-    let mut stored = api.resize(&name, size, wanted).await?;
+    let mut stored = api.change(&name, &changes, wanted).await?;
     let id = stored.value.id;
     match &mut patience {
         None => api.settle(stored.revision).await,
@@ -98,10 +103,10 @@ pub(super) fn busy(name: &VolumeName) -> Failure {
 }
 
 impl Api {
-    async fn resize(
+    async fn change(
         &self,
         name: &VolumeName,
-        size: Bytes,
+        changes: &Changes,
         wanted: Option<i64>,
     ) -> Result<Stored<Arc<Volume>>, Failure> {
         let mut found = self.current(name, wanted).await?;
@@ -115,17 +120,20 @@ impl Api {
             if let Phase::Deleting { .. } = stored.value.phase {
                 return Err(Failure::being_deleted(name));
             }
-            if stored.value.wish.size == size {
+            let wish = changes.over(&stored.value.wish);
+            if wish == stored.value.wish {
                 return Ok(shared(stored.value, stored.revision));
             }
-            self.follower.read(|view| fits(view, &stored.value, size))?;
-            let wish = Wish { size, ..stored.value.wish.clone() };
+            if let Some(size) = changes.size {
+                self.follower.read(|view| fits(view, &stored.value, size))?;
+            }
             let volume = stored.value.rewish(wish).map_err(|_| Failure::being_deleted(name))?;
             let change = Change { volume, read_at: stored.revision };
             match self.tell(&act, self.store.save_wish(&change)).await? {
                 Saved::Done(revision) => {
                     let id = change.volume.id;
-                    tracing::info!(volume = %name, %id, %size, revision, "wish changed");
+                    let (size, access) = (change.volume.wish.size, &change.volume.wish.access);
+                    tracing::info!(volume = %name, %id, %size, %access, revision, "wish changed");
                     return Ok(shared(change.volume, revision));
                 }
                 Saved::Moved => found = self.ask(&read, self.store.volume(name)).await?,

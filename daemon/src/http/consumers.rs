@@ -1,6 +1,7 @@
 //! `/v1/volumes/{name}/consumers/{host}`: a host says that it uses a volume, and that it is done.
 //! While any does, the volume is not deleted.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Json;
@@ -9,10 +10,11 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use cobalt_api::error::Code;
 use cobalt_api::{shapes, wire};
-use cobalt_core::{Consumer, HostId, Phase, VolumeId, VolumeName};
+use cobalt_core::{Consumer, Has, HostId, Network, Phase, Volume, VolumeId, VolumeName};
 use cobalt_store::{Saved, Stored};
 
 use super::Api;
+use super::access;
 use super::body::Fields;
 use super::change::{TRIES, busy};
 use super::document::problems;
@@ -20,24 +22,34 @@ use super::failure::Failure;
 use super::params::Params;
 use crate::clock;
 
-/// The longest name of a host, in characters.
-const MAX_HOSTNAME: usize = 200;
+/// The longest text that a host may say, in characters.
+const MAX_LINE: usize = 200;
 
 problems!(
-    RegisterProblems: MalformedBody, BodyTooLarge, BadParameter, InvalidField, VolumeNotFound,
-    BeingDeleted, RevisionMoved, StillPending, StoreUnavailable
+    RegisterProblems: MalformedBody, BodyTooLarge, BadParameter, InvalidField, AccessDenied,
+    VolumeNotFound, BeingDeleted, RevisionMoved, StillPending, StoreUnavailable
 );
 problems!(ReleaseProblems: BadParameter, InvalidField, VolumeNotFound, StoreUnavailable);
 
+/// What a host says of itself.
+struct Said {
+    hostname: String,
+    address: Option<IpAddr>,
+    has: Option<wire::ConsumerState>,
+}
+
 /// Say that a host uses a volume
 ///
-/// It may be said again. From then on the volume is not deleted until the host is done.
+/// It may be said again, and tells each time what the host's containers have. From the first time
+/// on the volume is not deleted until the host is done.
 #[utoipa::path(
     put, path = "/v1/volumes/{name}/consumers/{host}", operation_id = "registerConsumer",
     tag = "volumes",
     params(
         ("name" = shapes::Name, Path, description = "The volume."),
         ("host" = shapes::Id, Path, description = "The host's id, a UUID that it made up once."),
+        ("wait" = Option<shapes::UntilAdmitted>, Query, description = "`admitted`: answer when the volume's export lets the host in. Left out: answer at once."),
+        ("timeout_secs" = Option<u64>, Query, minimum = 1, maximum = 600, description = "How long to wait at most. Default: 100."),
     ),
     request_body(content = wire::ConsumerRequest),
     responses((status = 200, description = "The volume.", body = wire::Volume), RegisterProblems),
@@ -45,20 +57,86 @@ problems!(ReleaseProblems: BadParameter, InvalidField, VolumeNotFound, StoreUnav
 pub(super) async fn register_consumer(
     State(api): State<Api>,
     Place(name, host): Place,
-    params: Params,
-    mut fields: Fields,
+    mut params: Params,
+    fields: Fields,
 ) -> Result<Json<wire::Volume>, Failure> {
+    let limit = params.wait("admitted")?;
     params.done()?;
-    let hostname: Option<String> = fields.take("hostname")?;
-    fields.done(&["hostname"])?;
-    let hostname = hostname.ok_or_else(|| Failure::field("hostname", "say the host's name"))?;
-    if hostname.chars().count() > MAX_HOSTNAME || hostname.chars().any(char::is_control) {
-        let said = format!("a host's name is one line of {MAX_HOSTNAME} characters at most");
-        return Err(Failure::field("hostname", said));
+    let said = Said::read(fields)?;
+    let mut patience = limit.map(|limit| api.patience(limit));
+    let (stored, revision) = api.note_consumer(&name, host, &said, limit.is_some()).await?;
+    match &mut patience {
+        None => api.settle(revision).await,
+        Some(patience) => {
+            let id = stored.value.id;
+            api.wait_shown(revision, (id, &name), patience).await?;
+            let stored = api.wait_admitted((id, &name), host, patience).await?;
+            return Ok(Json(api.shown(&stored)));
+        }
     }
-    let (stored, revision) = api.note_consumer(&name, host, &hostname).await?;
-    api.settle(revision).await;
     Ok(Json(api.shown(&stored)))
+}
+
+impl Said {
+    fn read(mut fields: Fields) -> Result<Said, Failure> {
+        let hostname: Option<String> = fields.take("hostname")?;
+        let address: Option<String> = fields.take("address")?;
+        let has: Option<wire::ConsumerState> = fields.take("has")?;
+        fields.done(&["hostname", "address", "has"])?;
+        let hostname = hostname.ok_or_else(|| Failure::field("hostname", "say the host's name"))?;
+        one_line("hostname", "a host's name", &hostname)?;
+        if let Some(trouble) = has.as_ref().and_then(|has| has.trouble.as_ref()) {
+            one_line("has", "what troubles a host", trouble)?;
+        }
+        let bad = |text: &str| {
+            let text: String = text.chars().take(45).filter(|c| !c.is_control()).collect();
+            let said = format!("\"{text}\" is not the address of a host, such as 10.0.0.7");
+            Failure::field("address", said)
+        };
+        let address = address.map(|text| {
+            let who: Network = text.parse().map_err(|_| bad(&text))?;
+            who.one_host().ok_or_else(|| bad(&text))
+        });
+        Ok(Said { hostname, address: address.transpose()?, has })
+    }
+
+    /// The record of it. What a host said before stands where it says nothing new.
+    fn over(&self, before: Option<&Consumer>, volume: VolumeId, host: HostId) -> Consumer {
+        let now = clock::now_ms();
+        let known = before.and_then(|before| before.has.clone());
+        let has = match &self.has {
+            None => known,
+            Some(said) => {
+                let grant = access::grant(said.mode, wire::Squash::default());
+                let same = known.as_ref().filter(|known| known.grant == grant);
+                Some(Has {
+                    generation: said.generation,
+                    epoch: said.epoch,
+                    grant,
+                    trouble: said.trouble.clone(),
+                    since_ms: same.map_or(now, |known| known.since_ms),
+                })
+            }
+        };
+        Consumer {
+            volume,
+            host,
+            hostname: self.hostname.clone(),
+            since_ms: before.map_or(now, |before| before.since_ms),
+            address: self.address,
+            has,
+        }
+    }
+}
+
+fn one_line(field: &'static str, what: &str, text: &str) -> Result<(), Failure> {
+    match text.chars().count() > MAX_LINE || text.chars().any(char::is_control) {
+        true => {
+            let said = format!("{what} is one line of {MAX_LINE} characters at most");
+            Err(Failure::field(field, said))
+        }
+        false => Ok(()),
+    }
 }
 
 /// Say that a host uses a volume no longer
@@ -98,8 +176,9 @@ impl Api {
         &self,
         name: &VolumeName,
         host: HostId,
-        hostname: &str,
-    ) -> Result<(Stored<Arc<cobalt_core::Volume>>, i64), Failure> {
+        said: &Said,
+        wants_in: bool,
+    ) -> Result<(Stored<Arc<Volume>>, i64), Failure> {
         let mut found = self.current(name, None).await?;
         let act = format!("note who uses volume \"{name}\"");
         for _ in 0..TRIES {
@@ -113,14 +192,26 @@ impl Api {
                 }
             }
             let volume = stored.value.id;
-            let hostname = hostname.to_owned();
-            let consumer = Consumer { volume, host, hostname, since_ms: clock::now_ms() };
+            let before = self
+                .follower
+                .read(|view| view.consumers(volume).find(|known| known.host == host).cloned());
+            let consumer = said.over(before.as_ref(), volume, host);
+            let may = self.follower.read(|view| access::may(view, &stored.value, &consumer));
+            if may.is_none() && (before.is_none() || wants_in) {
+                return Err(denied(name, &consumer));
+            }
+            let Stored { value, revision: read_at } = &stored;
+            let shown = Stored { value: Arc::new(value.clone()), revision: *read_at };
+            if before.as_ref() == Some(&consumer) {
+                let revision = self.follower.read(cobalt_store::View::revision);
+                return Ok((shown, revision));
+            }
             match self.tell(&act, self.store.register_consumer(&stored, &consumer)).await? {
                 Saved::Done(revision) => {
-                    let Consumer { hostname, .. } = consumer;
-                    tracing::info!(volume = %name, id = %volume, %host, hostname, "consumer noted");
-                    let Stored { value, revision: read_at } = stored;
-                    return Ok((Stored { value: Arc::new(value), revision: read_at }, revision));
+                    let Consumer { hostname, address, has, .. } = consumer;
+                    tracing::info!(volume = %name, id = %volume, %host, hostname, ?address,
+                        ?has, "consumer noted");
+                    return Ok((shown, revision));
                 }
                 Saved::Moved => found = self.ask(&act, self.store.volume(name)).await?,
             }
@@ -144,6 +235,19 @@ impl Api {
         let said = format!("volume \"{name}\" is mounted on {on}; stop its containers there first");
         Failure::new(Code::InUse, said)
     }
+}
+
+/// For a host that no rule and no policy lets in.
+pub(super) fn denied(name: &VolumeName, consumer: &Consumer) -> Failure {
+    let who = match consumer.address {
+        Some(address) => format!("{} ({address})", consumer.hostname),
+        None => format!("{}, its own node,", consumer.hostname),
+    };
+    let said = format!(
+        "volume \"{name}\" does not let in {who}: its access rules must allow that host first, as \
+         with cobalt volume allow"
+    );
+    Failure::new(Code::AccessDenied, said)
 }
 
 /// The volume's name and the host's id in the path.

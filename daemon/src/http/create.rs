@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use cobalt_api::error::Code;
 use cobalt_api::{shapes, wire};
 use cobalt_core::{Phase, Volume, VolumeId, VolumeName};
-use cobalt_store::{Created, Saved, Stored, VolumeWatch};
+use cobalt_store::{Created, Saved, StoreError, Stored, VolumeWatch};
 use uuid::Uuid;
 
 use super::Api;
@@ -35,6 +35,13 @@ struct Wished {
     new: bool,
     /// Made before the record was, so that no news of it is missed.
     news: VolumeWatch,
+}
+
+/// How storing a new volume ended.
+enum StoredWish {
+    New(Stored<Volume>),
+    /// Its name belongs to this one.
+    Taken(Stored<Volume>),
 }
 
 /// Make a volume
@@ -100,14 +107,14 @@ impl Api {
         loop {
             let news = self.follower.watch_volume(id);
             let act = format!("make volume \"{name}\"");
-            let found = match self.tell(&act, self.store.create_volume(&volume)).await? {
-                Created::New(revision) => {
-                    let size = volume.wish.size;
+            let found = match self.tell(&act, self.store_volume(&volume)).await? {
+                StoredWish::New(stored) => {
+                    let (size, revision) = (volume.wish.size, stored.revision);
                     tracing::info!(volume = %name, %id, %size, revision, "wish stored");
-                    let stored = shared(volume, revision);
+                    let stored = shared(stored.value, revision);
                     return Ok(Wished { stored, new: true, news });
                 }
-                Created::Taken(found) => *found,
+                StoredWish::Taken(found) => found,
             };
             let there = found.value.id;
             match (&found.value.phase, &mut patience) {
@@ -127,6 +134,21 @@ impl Api {
                 }
             }
         }
+    }
+
+    /// Writes a new volume: with its place, where an Engine of this process leads and knows one,
+    /// else as a wish that the Engine finds.
+    async fn store_volume(&self, volume: &Volume) -> Result<StoredWish, StoreError> {
+        let is_known = self.follower.read(|view| view.volume_named(&volume.name).is_some());
+        if !is_known && let Some(placed) = self.options.offers.offer(volume).await {
+            return Ok(StoredWish::New(placed));
+        }
+        Ok(match self.store.create_volume(volume).await? {
+            Created::New(revision) => StoredWish::New(Stored { value: volume.clone(), revision }),
+            // An offer that was taken up after all; nobody else knows this id.
+            Created::Taken(found) if found.value.id == volume.id => StoredWish::New(*found),
+            Created::Taken(found) => StoredWish::Taken(*found),
+        })
     }
 
     /// Waits until a wish is served.

@@ -8,7 +8,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use cobalt_api::error::Code;
 use cobalt_api::shapes;
-use cobalt_api::wire::Problem;
+use cobalt_api::wire::{GoneVolume, Problem};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa::openapi::header::HeaderBuilder;
@@ -22,7 +22,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Api, ApiOptions, change, consumers, create, delete, metrics, nodes, status, tokens, volumes,
+    Api, ApiOptions, change, consumers, create, delete, events, metrics, nodes, status, tokens,
+    volumes,
 };
 
 /// The codes that any handler may give which asks who calls.
@@ -89,6 +90,7 @@ pub(super) fn routes(options: &ApiOptions) -> OpenApiRouter<Api> {
         ))
         .routes(routes!(volumes::list_volumes))
         .routes(routes!(consumers::register_consumer, consumers::release_consumer))
+        .routes(routes!(events::listen))
         .routes(routes!(nodes::list_nodes))
         .routes(routes!(nodes::read_node))
         .routes(routes!(status::status))
@@ -191,6 +193,9 @@ fn components() -> Components {
         shape::<shapes::Id>(),
         shape::<shapes::UntilReady>(),
         shape::<shapes::UntilGone>(),
+        shape::<shapes::UntilAdmitted>(),
+        // What only events carry.
+        shape::<GoneVolume>(),
         shape::<shapes::Pending>(),
         shape::<shapes::Revision>(),
         shape::<shapes::Label>(),
@@ -232,6 +237,7 @@ fn meaning(code: Code) -> &'static str {
         Code::InvalidField => "The value of `field` cannot be taken.",
         Code::Unauthenticated => "No token, or one that is not known.",
         Code::Forbidden => "The token's role does not allow it.",
+        Code::AccessDenied => "The volume's access rules do not let this host in.",
         Code::RouteNotFound => "No such path.",
         Code::MethodNotAllowed => "The path does not take this method.",
         Code::VolumeNotFound => "No such volume.",

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use cobalt_api::wire;
-use cobalt_core::{Beat, Compression, Consumer, Labels, Node, NodeId, Phase, PoolState, Volume};
+use cobalt_core::{Beat, Compression, Labels, Node, NodeId, Phase, PoolState, Volume};
 use cobalt_store::{EndpointHealth, Role, Stored, Token, View};
+
+use super::access;
 
 /// A volume as it is.
 pub(super) fn volume(view: &View, stored: &Stored<Arc<Volume>>) -> wire::Volume {
@@ -16,6 +18,10 @@ pub(super) fn volume(view: &View, stored: &Stored<Arc<Volume>>) -> wire::Volume 
         }
         Phase::Deleting { subvolume, .. } => (None, 0, subvolume.map(|uuid| uuid.to_string())),
     };
+    let placement = volume.node().map(|id| placement(view, id, volume, subvolume));
+    let node = volume.node().and_then(|id| view.node(id)).map(|stored| &stored.value);
+    let path = placement.as_ref().map_or("", |placement| placement.path.as_str());
+    let export = access::export(volume, node, path);
     wire::Volume {
         id: volume.id.to_string(),
         name: volume.name.to_string(),
@@ -29,23 +35,18 @@ pub(super) fn volume(view: &View, stored: &Stored<Arc<Volume>>) -> wire::Volume 
         uid: volume.wish.uid,
         gid: volume.wish.gid,
         mode: volume.wish.mode.to_string(),
+        access: access::shown(&volume.wish.access),
+        mount_options: volume.wish.mount_options.iter().collect(),
         phase: phase(&volume.phase),
         reason: reason(view, volume),
-        placement: volume.node().map(|id| placement(view, id, volume, subvolume)),
+        placement,
+        export,
         generation: volume.generation,
         applied_generation,
         epoch: volume.epoch,
         revision: stored.revision,
         created_at: time(volume.created_ms),
-        consumers: view.consumers(volume.id).map(consumer).collect(),
-    }
-}
-
-fn consumer(consumer: &Consumer) -> wire::Consumer {
-    wire::Consumer {
-        host_id: consumer.host.to_string(),
-        hostname: consumer.hostname.clone(),
-        since: time(consumer.since_ms),
+        consumers: access::consumers(view, volume),
     }
 }
 
@@ -113,7 +114,7 @@ pub(super) fn node(view: &View, node: &Node) -> wire::Node {
         online: beat.is_some(),
         trouble: trouble(beat),
         cordoned: node.cordoned,
-        addresses: node.addresses.clone(),
+        addresses: node.reached_at().to_vec(),
         labels: labels(&node.labels),
         fill_limit_percent: node.fill_limit_percent,
         pool_path: node.pool_path.clone(),
@@ -189,7 +190,7 @@ fn labels(labels: &Labels) -> std::collections::BTreeMap<String, String> {
 }
 
 /// RFC 3339, in UTC.
-fn time(ms: i64) -> String {
+pub(super) fn time(ms: i64) -> String {
     // A time no calendar has comes from a record nobody of us wrote.
     jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
 }

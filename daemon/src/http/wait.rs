@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cobalt_api::error::Code;
-use cobalt_core::{NoPlace, Phase, PoolState, Volume, VolumeId, VolumeName};
+use cobalt_core::{HostId, NoPlace, Phase, PoolState, Volume, VolumeId, VolumeName};
 use cobalt_store::{Stored, View, VolumeWatch};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::Api;
+use super::access::{self, is_admitted, is_exported_as_wished};
+use super::consumers::denied;
 use super::failure::Failure;
 use super::present;
 
@@ -62,6 +64,44 @@ impl Api {
             }
             if let Err(ended) = patience.until(news.changed()).await {
                 return Err(self.late((id, name), "ready", &ended, "it goes on being made"));
+            }
+        }
+    }
+
+    /// Waits until the export of a volume lets a registered host in.
+    pub(super) async fn wait_admitted(
+        &self,
+        (id, name): (VolumeId, &VolumeName),
+        host: HostId,
+        patience: &mut Patience,
+    ) -> Result<Stored<Arc<Volume>>, Failure> {
+        enum Entry {
+            In(Stored<Arc<Volume>>),
+            Barred(Failure),
+            NotYet,
+        }
+        let mut news = self.follower.watch_volume(id);
+        loop {
+            let entry = self.follower.read(|view| {
+                let Some(stored) = view.volume(id) else {
+                    return Entry::Barred(Failure::being_deleted(name));
+                };
+                let consumer = view.consumers(id).find(|known| known.host == host);
+                match consumer.map(|known| (known, access::may(view, &stored.value, known))) {
+                    Some((known, None)) => Entry::Barred(denied(name, known)),
+                    Some((known, may)) if is_admitted(&stored.value, known, may) => {
+                        Entry::In(stored.clone())
+                    }
+                    Some(_) | None => Entry::NotYet,
+                }
+            });
+            match entry {
+                Entry::In(stored) => return Ok(stored),
+                Entry::Barred(failure) => return Err(failure),
+                Entry::NotYet => (),
+            }
+            if let Err(ended) = patience.until(news.changed()).await {
+                return Err(self.late((id, name), "exported", &ended, "it goes on being exported"));
             }
         }
     }
@@ -148,7 +188,8 @@ fn look(view: &View, id: VolumeId, ignored: i64) -> Look {
             }
         }
         Phase::Requested { waits_for: None } | Phase::Assigned { .. } | Phase::Ready { .. } => {
-            match volume.is_as_wished() {
+            let holds = volume.is_as_wished() && is_exported_as_wished(view, volume);
+            match holds {
                 true => Look::Ready(stored.clone()),
                 false => Look::NotYet,
             }

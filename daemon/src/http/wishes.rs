@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use cobalt_core::{Bytes, Compression, Constraint, Labels, MIB, Mode, Wish};
+use cobalt_core::{Access, Bytes, Compression, Constraint, Labels, MIB, Mode, MountOptions, Wish};
 use serde_json::Value;
 
+use super::access::{access, mount_options};
 use super::body::Fields;
 use super::failure::Failure;
 
@@ -14,8 +15,18 @@ const MIN_SIZE: Bytes = Bytes(MIB);
 /// How many constraints a volume may have.
 const MAX_CONSTRAINTS: usize = 64;
 /// What a request for a volume may hold.
-const FIELDS: [&str; 8] =
-    ["size", "labels", "constraints", "compression", "nocow", "uid", "gid", "mode"];
+const FIELDS: [&str; 10] = [
+    "size",
+    "labels",
+    "constraints",
+    "compression",
+    "nocow",
+    "uid",
+    "gid",
+    "mode",
+    "access",
+    "mount_options",
+];
 
 /// What a request says of a volume; what it leaves out is no opinion.
 #[derive(Debug, Default)]
@@ -28,6 +39,8 @@ pub(super) struct Asked {
     uid: Option<u32>,
     gid: Option<u32>,
     mode: Option<Mode>,
+    access: Option<Access>,
+    mount_options: Option<MountOptions>,
 }
 
 impl Asked {
@@ -42,6 +55,8 @@ impl Asked {
             uid: owner(&mut fields, "uid")?,
             gid: owner(&mut fields, "gid")?,
             mode: mode(&mut fields)?,
+            access: access(&mut fields)?,
+            mount_options: mount_options(&mut fields)?,
         };
         fields.done(&FIELDS)?;
         if asked.nocow == Some(true) && asked.compression.flatten().is_some() {
@@ -62,29 +77,55 @@ impl Asked {
             uid: self.uid.unwrap_or(base.uid),
             gid: self.gid.unwrap_or(base.gid),
             mode: self.mode.unwrap_or(base.mode),
+            access: self.access.clone().unwrap_or_else(|| base.access.clone()),
+            mount_options: self.mount_options.clone().unwrap_or_else(|| base.mount_options.clone()),
         }
     }
 }
 
 /// What a new volume is that nobody said anything of.
 pub(super) fn default_wish(size: Bytes) -> Wish {
-    Wish {
-        size,
-        labels: Labels::default(),
-        constraints: Vec::new(),
-        compression: None,
-        nocow: false,
-        uid: 0,
-        gid: 0,
-        mode: Mode(0o755),
-    }
+    Wish::of(size)
 }
 
-/// Reads the one field of a change.
-pub(super) fn changed_size(mut fields: Fields) -> Result<Bytes, Failure> {
-    let size = size(&mut fields)?;
-    fields.done(&["size"])?;
-    size.ok_or_else(|| Failure::field("size", "say what shall change: the field size is missing"))
+/// What a change says of a volume that exists.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) size: Option<Bytes>,
+    pub(super) access: Option<Access>,
+    mount_options: Option<MountOptions>,
+}
+
+impl Changes {
+    /// Reads all fields of a change; there must be one at least.
+    pub(super) fn read(mut fields: Fields) -> Result<Changes, Failure> {
+        let changes = Changes {
+            size: size(&mut fields)?,
+            access: access(&mut fields)?,
+            mount_options: mount_options(&mut fields)?,
+        };
+        fields.done(&["size", "access", "mount_options"])?;
+        let says_nothing =
+            changes.size.is_none() && changes.access.is_none() && changes.mount_options.is_none();
+        match says_nothing {
+            true => Err(Failure::field(
+                "size",
+                "say what shall change: one of size, access and mount_options",
+            )),
+            false => Ok(changes),
+        }
+    }
+
+    /// `base` with the changes made.
+    pub(super) fn over(&self, base: &Wish) -> Wish {
+        let changed = Asked {
+            size: self.size,
+            access: self.access.clone(),
+            mount_options: self.mount_options.clone(),
+            ..Asked::default()
+        };
+        changed.over(base)
+    }
 }
 
 /// A size is a number of bytes or a text such as "10G".

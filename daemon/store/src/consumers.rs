@@ -3,13 +3,14 @@
 //! A host that registers and an order to delete exclude each other in etcd itself: the one is
 //! guarded by the volume's record, the other by there being no key of a consumer.
 
-use cobalt_core::{Consumer, HostId, Volume, VolumeId};
+use cobalt_core::{Consumer, Grant, Has, HostId, Volume, VolumeId};
 use cobalt_failpoint::{self as failpoint, Effect};
 use serde::{Deserialize, Serialize};
 
 use crate::kv::{Guard, Op, Txn};
 use crate::record::{Record, encode};
-use crate::store::{Change, Committed, Saved, Store, StoreError, Stored, new_op, put};
+use crate::store::{Change, Saved, Store, StoreError, Stored, new_op, put};
+use crate::together::{Committed, Part};
 
 /// How an order to delete a volume ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +88,7 @@ impl Store {
             ops: vec![put(&key, encode(&change.volume, &op), None)?],
         };
         failpoint::before(Effect::WishChange)?;
-        let outcome = self.commit(txn, &op).await?;
+        let outcome = self.commit_shared(Part { txn, op }).await?;
         failpoint::after(Effect::WishChange)?;
         Ok(match outcome {
             Committed::Done(revision) => Deletion::Ordered(revision),
@@ -110,6 +111,21 @@ mod v1 {
         pub(crate) host: String,
         pub(crate) hostname: String,
         pub(crate) since_ms: i64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub(crate) address: Option<std::net::IpAddr>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub(crate) has: Option<Has>,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub(crate) struct Has {
+        pub(crate) generation: u64,
+        pub(crate) epoch: u64,
+        /// As in a rule; `none` when the mount was taken away.
+        pub(crate) grant: String,
+        pub(crate) trouble: Option<String>,
+        pub(crate) since_ms: i64,
     }
 }
 
@@ -122,6 +138,14 @@ impl Record for Consumer {
             host: self.host.to_string(),
             hostname: self.hostname.clone(),
             since_ms: self.since_ms,
+            address: self.address,
+            has: self.has.as_ref().map(|has| v1::Has {
+                generation: has.generation,
+                epoch: has.epoch,
+                grant: has.grant.map_or("none".to_owned(), |grant| grant.to_string()),
+                trouble: has.trouble.clone(),
+                since_ms: has.since_ms,
+            }),
         }
     }
 
@@ -131,6 +155,18 @@ impl Record for Consumer {
             host: rest.host.parse().map_err(|bad: cobalt_core::BadId| bad.to_string())?,
             hostname: rest.hostname,
             since_ms: rest.since_ms,
+            address: rest.address,
+            has: rest.has.map(has_from_rest).transpose()?,
         })
     }
+}
+
+fn has_from_rest(rest: v1::Has) -> Result<Has, String> {
+    Ok(Has {
+        generation: rest.generation,
+        epoch: rest.epoch,
+        grant: Grant::parse(&rest.grant).map_err(|bad| bad.to_string())?,
+        trouble: rest.trouble,
+        since_ms: rest.since_ms,
+    })
 }

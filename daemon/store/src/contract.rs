@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cobalt_core::{
-    Bytes, ClusterName, Consumer, GIB, HostId, Labels, Mode, NodeId, SubvolumeUuid, Volume,
-    VolumeId, Wish,
+    Bytes, ClusterName, Consumer, GIB, HostId, NodeId, SubvolumeUuid, Volume, VolumeId, Wish,
 };
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -45,16 +44,7 @@ pub fn fresh_store(kv: &Kv) -> Store {
 
 /// A new wish for a volume.
 pub fn a_volume(name: &str) -> Volume {
-    let wish = Wish {
-        size: Bytes(GIB),
-        labels: Labels::default(),
-        constraints: Vec::new(),
-        compression: None,
-        nocow: false,
-        uid: 0,
-        gid: 0,
-        mode: Mode(0o755),
-    };
+    let wish = Wish::of(Bytes(GIB));
     let id = VolumeId(*Uuid::new_v4().as_bytes());
     Volume::new(id, name.parse().expect("a name"), wish, 1)
 }
@@ -103,7 +93,14 @@ pub async fn a_volume_in_use_is_not_deleted(kv: Kv) {
     store.create_volume(&volume).await.expect("created");
     let stored = store.volume(&volume.name).await.expect("read").expect("there");
     let host = HostId(*Uuid::new_v4().as_bytes());
-    let consumer = Consumer { volume: volume.id, host, hostname: "h1".into(), since_ms: 1 };
+    let consumer = Consumer {
+        volume: volume.id,
+        host,
+        hostname: "h1".into(),
+        since_ms: 1,
+        address: None,
+        has: None,
+    };
     let done = store.register_consumer(&stored, &consumer).await.expect("an answer");
     assert!(matches!(done, Saved::Done(_)), "{done:?}");
     let order = || Change { volume: stored.value.clone(), read_at: stored.revision };

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use cobalt_core::VolumeId;
+use cobalt_core::{VolumeId, VolumeName};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::history::{Happened, History, What};
 use crate::kv::{Batch, Kv, KvError};
 use crate::lease::{Pause, again_after_panics};
 use crate::store::Store;
@@ -33,6 +34,7 @@ pub struct Follower {
 #[derive(Debug)]
 struct Shared {
     view: RwLock<View>,
+    history: Mutex<History>,
     revision: watch::Sender<i64>,
     /// Since when it is out of touch with etcd; `None` while it follows.
     lost_since: watch::Sender<Option<Instant>>,
@@ -55,6 +57,7 @@ impl Follower {
     pub fn start(store: &Store, seen: impl Fn() -> i64 + Send + Sync + 'static) -> Follower {
         let shared = Arc::new(Shared {
             view: RwLock::new(View::default()),
+            history: Mutex::default(),
             revision: watch::Sender::new(0),
             lost_since: watch::Sender::new(Some(Instant::now())),
             went_back: AtomicBool::new(false),
@@ -108,6 +111,14 @@ impl Follower {
     pub async fn reached(&self, revision: i64) {
         let mut shown = self.shared.revision.subscribe();
         let _ = shown.wait_for(|shown| *shown >= revision).await;
+    }
+
+    /// What happened after `revision`, and the revision that is shown now; `None` when that is
+    /// not known any more: everything must be looked at then.
+    pub fn since(&self, revision: i64) -> Option<(Vec<Happened>, i64)> {
+        let history = self.shared.history();
+        let now = *self.shared.revision.borrow();
+        Some((history.since(revision, now)?, now))
     }
 
     /// Follows one volume.
@@ -207,6 +218,10 @@ impl Shared {
         self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lose_touch(&self) {
         self.lost_since.send_if_modified(|since| {
             let was_in_touch = since.is_none();
@@ -225,8 +240,12 @@ impl Shared {
                  restarted by somebody who has looked at it"
             );
         }
-        *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
-        self.revision.send_replace(revision);
+        {
+            let mut history = self.history();
+            *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
+            history.begin(revision);
+            self.revision.send_replace(revision);
+        }
         for sender in self.waiting().values() {
             sender.send_replace(());
         }
@@ -236,16 +255,24 @@ impl Shared {
     fn apply(&self, store: &Store, batch: &Batch) {
         let mut touched = Vec::with_capacity(batch.events.len());
         {
-            let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
-            for event in &batch.events {
-                touched.push(view.apply(store.keys(), event));
+            let mut history = self.history();
+            {
+                let mut view = self.view.write().unwrap_or_else(PoisonError::into_inner);
+                for event in &batch.events {
+                    let name = view.name_at(store.keys(), event);
+                    let this = view.apply(store.keys(), event);
+                    if let Some(what) = happened(&view, this, name) {
+                        history.add(Happened { revision: event.revision(), what });
+                    }
+                    touched.push(this);
+                }
             }
+            self.revision.send_if_modified(|shown| {
+                let moved = batch.revision > *shown;
+                *shown = batch.revision.max(*shown);
+                moved
+            });
         }
-        self.revision.send_if_modified(|shown| {
-            let moved = batch.revision > *shown;
-            *shown = batch.revision.max(*shown);
-            moved
-        });
         for touched in &touched {
             if let Touched::Volume(id) = touched
                 && let Some(sender) = self.waiting().get(id)
@@ -260,7 +287,7 @@ impl Shared {
                         Touched::Volume(id) => {
                             changes.volumes.insert(*id);
                         }
-                        Touched::Cluster => changes.cluster = true,
+                        Touched::Node(_) | Touched::Cluster => changes.cluster = true,
                         Touched::Nothing => (),
                     }
                 }
@@ -275,6 +302,18 @@ impl Shared {
             dirty.wake.notify_one();
             true
         });
+    }
+}
+
+/// What to remember of one change; `name` is what the volume was called before it.
+fn happened(view: &View, touched: Touched, name: Option<VolumeName>) -> Option<What> {
+    match (touched, name) {
+        (Touched::Volume(id), Some(name)) if view.volume(id).is_none() => {
+            Some(What::Gone(id, name))
+        }
+        (Touched::Volume(id), _) => Some(What::Volume(id)),
+        (Touched::Node(id), _) => Some(What::Node(id)),
+        (Touched::Cluster | Touched::Nothing, _) => None,
     }
 }
 

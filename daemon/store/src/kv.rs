@@ -118,6 +118,16 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// When it happened.
+    pub fn revision(&self) -> i64 {
+        match self {
+            Event::Put(entry) => entry.revision,
+            Event::Delete { revision, .. } => *revision,
+        }
+    }
+}
+
 /// Changes seen together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {

@@ -8,11 +8,13 @@ pub mod kv;
 mod consumers;
 mod etcd;
 mod follow;
+mod history;
 mod keys;
 mod lease;
 mod memory;
 mod record;
 mod store;
+mod together;
 mod view;
 
 #[cfg(feature = "contract")]
@@ -24,9 +26,10 @@ pub mod fuzzing;
 pub use consumers::Deletion;
 pub use etcd::{EndpointHealth, EndpointState, Etcd, EtcdCall, EtcdObserver, EtcdOptions};
 pub use follow::{Changes, Follower, Subscription, VolumeWatch};
+pub use history::{Happened, What};
 pub use kv::{Kv, KvError};
 pub use lease::{Session, SessionOptions, Term};
 pub use memory::Memory;
 pub use record::{Cluster, Role, Token};
-pub use store::{Change, Created, Saved, Store, StoreError, Stored};
+pub use store::{Change, Created, Placed, Saved, Store, StoreError, Stored};
 pub use view::{Held, Leader, View};

@@ -3,12 +3,11 @@
 //! A shape here is a promise: fields keep their names and meanings, unknown ones are refused,
 //! and a change of shape is a new module with one migration function.
 
+mod volume;
+
 use std::collections::BTreeMap;
 
-use cobalt_core::{
-    Beat, Bytes, Compression, Labels, Mode, Node, Phase, PoolState, QuotaMode, SubvolumeUuid,
-    TokenId, Trouble, Volume, VolumeId, Wish,
-};
+use cobalt_core::{Beat, Bytes, Labels, Node, PoolState, QuotaMode, TokenId, VolumeId};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -109,54 +108,12 @@ mod v1 {
 
     #[derive(Serialize, Deserialize)]
     #[serde(deny_unknown_fields)]
-    pub(crate) struct Volume {
-        pub(crate) id: String,
-        pub(crate) name: String,
-        pub(crate) wish: Wish,
-        pub(crate) generation: u64,
-        pub(crate) created_ms: i64,
-        pub(crate) phase: Phase,
-        pub(crate) epoch: u64,
-        pub(crate) term: i64,
-        pub(crate) trouble: Option<Trouble>,
-    }
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    pub(crate) struct Wish {
-        pub(crate) size_bytes: u64,
-        pub(crate) labels: BTreeMap<String, String>,
-        pub(crate) constraints: Vec<String>,
-        pub(crate) compression: String,
-        pub(crate) nocow: bool,
-        pub(crate) uid: u32,
-        pub(crate) gid: u32,
-        pub(crate) mode: String,
-    }
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(rename_all = "snake_case", deny_unknown_fields)]
-    pub(crate) enum Phase {
-        Requested { waits_for: Option<String> },
-        Assigned { node: String },
-        Ready { node: String, subvolume: String, applied: u64, enforced: bool },
-        Deleting { node: String, subvolume: Option<String> },
-    }
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    pub(crate) struct Trouble {
-        pub(crate) message: String,
-        pub(crate) count: u64,
-        pub(crate) since_ms: i64,
-    }
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(deny_unknown_fields)]
     pub(crate) struct Node {
         pub(crate) id: String,
         pub(crate) name: String,
         pub(crate) addresses: Vec<String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub(crate) found_addresses: Vec<String>,
         pub(crate) labels: BTreeMap<String, String>,
         pub(crate) fill_limit_percent: u8,
         pub(crate) cordoned: bool,
@@ -239,121 +196,26 @@ fn labels_from_rest(rest: BTreeMap<String, String>) -> Result<Labels, String> {
     Ok(labels)
 }
 
-impl Record for Volume {
-    type Rest = v1::Volume;
-
-    fn to_rest(&self) -> v1::Volume {
-        let Volume { id, name, wish, generation, created_ms, phase, epoch, term, trouble } = self;
-        let trouble = trouble.as_ref().map(|trouble| v1::Trouble {
-            message: trouble.message.clone(),
-            count: trouble.count,
-            since_ms: trouble.since_ms,
-        });
-        v1::Volume {
-            id: id.to_string(),
-            name: name.to_string(),
-            wish: wish_to_rest(wish),
-            generation: *generation,
-            created_ms: *created_ms,
-            phase: phase_to_rest(phase),
-            epoch: *epoch,
-            term: *term,
-            trouble,
-        }
-    }
-
-    fn from_rest(rest: v1::Volume) -> Result<Volume, String> {
-        let trouble = rest.trouble.map(|trouble| Trouble {
-            message: trouble.message,
-            count: trouble.count,
-            since_ms: trouble.since_ms,
-        });
-        Ok(Volume {
-            id: rest.id.parse().map_err(text)?,
-            name: rest.name.parse().map_err(text)?,
-            wish: wish_from_rest(rest.wish)?,
-            generation: rest.generation,
-            created_ms: rest.created_ms,
-            phase: phase_from_rest(rest.phase)?,
-            epoch: rest.epoch,
-            term: rest.term,
-            trouble,
-        })
-    }
-}
-
-fn wish_to_rest(wish: &Wish) -> v1::Wish {
-    let Wish { size, labels, constraints, compression, nocow, uid, gid, mode } = wish;
-    v1::Wish {
-        size_bytes: size.0,
-        labels: labels_to_rest(labels),
-        constraints: constraints.iter().map(ToString::to_string).collect(),
-        compression: compression.map_or("none", Compression::as_str).to_owned(),
-        nocow: *nocow,
-        uid: *uid,
-        gid: *gid,
-        mode: mode.to_string(),
-    }
-}
-
-fn wish_from_rest(rest: v1::Wish) -> Result<Wish, String> {
-    let constraints = rest.constraints.iter().map(|constraint| constraint.parse().map_err(text));
-    Ok(Wish {
-        size: Bytes(rest.size_bytes),
-        labels: labels_from_rest(rest.labels)?,
-        constraints: constraints.collect::<Result<_, _>>()?,
-        compression: Compression::parse(&rest.compression).map_err(text)?,
-        nocow: rest.nocow,
-        uid: rest.uid,
-        gid: rest.gid,
-        mode: rest.mode.parse::<Mode>().map_err(text)?,
-    })
-}
-
-fn phase_to_rest(phase: &Phase) -> v1::Phase {
-    match phase {
-        Phase::Requested { waits_for } => v1::Phase::Requested { waits_for: waits_for.clone() },
-        Phase::Assigned { node } => v1::Phase::Assigned { node: node.to_string() },
-        Phase::Ready { node, subvolume, applied, enforced } => v1::Phase::Ready {
-            node: node.to_string(),
-            subvolume: subvolume.to_string(),
-            applied: *applied,
-            enforced: *enforced,
-        },
-        Phase::Deleting { node, subvolume } => v1::Phase::Deleting {
-            node: node.to_string(),
-            subvolume: subvolume.as_ref().map(SubvolumeUuid::to_string),
-        },
-    }
-}
-
-fn phase_from_rest(rest: v1::Phase) -> Result<Phase, String> {
-    Ok(match rest {
-        v1::Phase::Requested { waits_for } => Phase::Requested { waits_for },
-        v1::Phase::Assigned { node } => Phase::Assigned { node: node.parse().map_err(text)? },
-        v1::Phase::Ready { node, subvolume, applied, enforced } => Phase::Ready {
-            node: node.parse().map_err(text)?,
-            subvolume: subvolume.parse().map_err(text)?,
-            applied,
-            enforced,
-        },
-        v1::Phase::Deleting { node, subvolume } => Phase::Deleting {
-            node: node.parse().map_err(text)?,
-            subvolume: subvolume.map(|uuid| uuid.parse().map_err(text)).transpose()?,
-        },
-    })
-}
-
 impl Record for Node {
     type Rest = v1::Node;
 
     fn to_rest(&self) -> v1::Node {
-        let Node { id, name, addresses, labels, fill_limit_percent, cordoned, pool_path, quota } =
-            self;
+        let Node {
+            id,
+            name,
+            addresses,
+            found_addresses,
+            labels,
+            fill_limit_percent,
+            cordoned,
+            pool_path,
+            quota,
+        } = self;
         v1::Node {
             id: id.to_string(),
             name: name.to_string(),
             addresses: addresses.clone(),
+            found_addresses: found_addresses.clone(),
             labels: labels_to_rest(labels),
             fill_limit_percent: *fill_limit_percent,
             cordoned: *cordoned,
@@ -373,6 +235,7 @@ impl Record for Node {
             id: rest.id.parse().map_err(text)?,
             name: rest.name.parse().map_err(text)?,
             addresses: rest.addresses,
+            found_addresses: rest.found_addresses,
             labels: labels_from_rest(rest.labels)?,
             fill_limit_percent: rest.fill_limit_percent,
             cordoned: rest.cordoned,

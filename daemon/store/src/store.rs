@@ -7,23 +7,19 @@
 mod nodes;
 
 use std::io;
-use std::time::Duration;
+use std::sync::Arc;
 
 use cobalt_core::{ClusterName, Volume, VolumeId, VolumeName};
 use cobalt_failpoint::{self as failpoint, Effect};
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::etcd::{EndpointHealth, EndpointState};
 use crate::keys::Keys;
-use crate::kv::{Entry, Guard, Kv, KvError, KvStatus, LeaseId, Op, Outcome, Txn};
+use crate::kv::{Entry, Guard, Kv, KvError, KvStatus, LeaseId, Op, Txn};
 use crate::lease::Term;
-use crate::record::{BadRecord, Cluster, MAX_RECORD, Named, Record, decode, encode, operation};
+use crate::record::{BadRecord, Cluster, MAX_RECORD, Named, Record, decode, encode};
+use crate::together::{self, Committed, Part, Together};
 
-/// How long a write is tried when etcd does not answer.
-const WRITE_LIMIT: Duration = Duration::from_secs(8);
-/// The pause before an unanswered transaction is tried again.
-const RETRY: Duration = Duration::from_millis(200);
 /// How many volumes are saved in one transaction: two operations each, and the term's guard,
 /// stay well below etcd's limit of 128.
 const BATCH: usize = 40;
@@ -34,6 +30,7 @@ pub struct Store {
     kv: Kv,
     cluster: ClusterName,
     keys: Keys,
+    together: Arc<Together>,
 }
 
 /// A record and the revision it was read at.
@@ -70,6 +67,15 @@ pub enum Created {
     New(i64),
     /// The name is taken, by this volume.
     Taken(Box<Stored<Volume>>),
+}
+
+/// How making the record of a volume with its place ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placed {
+    /// It is written, at this revision.
+    New(i64),
+    /// The name is taken.
+    Taken,
 }
 
 /// Why a record was not read or written.
@@ -118,7 +124,8 @@ impl From<KvError> for StoreError {
 impl Store {
     /// The records of `cluster` in `kv`.
     pub fn new(kv: Kv, cluster: &ClusterName) -> Store {
-        Store { kv, cluster: cluster.clone(), keys: Keys::new(cluster) }
+        let (keys, together) = (Keys::new(cluster), Arc::default());
+        Store { kv, cluster: cluster.clone(), keys, together }
     }
 
     /// Which cluster's records these are.
@@ -191,16 +198,7 @@ impl Store {
     /// When etcd does not answer or refuses.
     pub async fn create_volume(&self, volume: &Volume) -> Result<Created, StoreError> {
         failpoint::before(Effect::WishCreate)?;
-        let (key, name_key) = (self.keys.volume(volume.id), self.keys.name(&volume.name));
-        let op = new_op();
-        let txn = Txn {
-            guards: vec![Guard::Absent(name_key.clone()), Guard::Absent(key.clone())],
-            ops: vec![
-                put(&name_key, encode(&Named(volume.id.0), &op), None)?,
-                put(&key, encode(volume, &op), None)?,
-            ],
-        };
-        let created = match self.commit(txn, &op).await? {
+        let created = match self.commit_shared(self.new_volume(volume)?).await? {
             Committed::Done(revision) => Created::New(revision),
             Committed::Refused(_) => match self.volume(&volume.name).await? {
                 Some(stored) => Created::Taken(Box::new(stored)),
@@ -212,6 +210,37 @@ impl Store {
         };
         failpoint::after(Effect::WishCreate)?;
         Ok(created)
+    }
+
+    /// Writes a new volume that the leader of `term` has placed, and its name: wish and decision
+    /// in one.
+    ///
+    /// # Errors
+    /// [`StoreError::Deposed`] when the term is over; nothing is written then.
+    pub async fn create_placed(&self, term: &Term, volume: &Volume) -> Result<Placed, StoreError> {
+        failpoint::before(Effect::WishCreate)?;
+        failpoint::before(Effect::EngineSave)?;
+        let mut part = self.new_volume(volume)?;
+        part.txn.guards.insert(0, Guard::Created(term.key.clone(), term.created));
+        let placed = match self.commit_shared(part).await? {
+            Committed::Done(revision) => Placed::New(revision),
+            Committed::Refused(found) if leads(term, &found) => Placed::Taken,
+            Committed::Refused(_) => return Err(StoreError::Deposed),
+        };
+        failpoint::after(Effect::EngineSave)?;
+        failpoint::after(Effect::WishCreate)?;
+        Ok(placed)
+    }
+
+    fn new_volume(&self, volume: &Volume) -> Result<Part, StoreError> {
+        let (key, name_key) = (self.keys.volume(volume.id), self.keys.name(&volume.name));
+        let op = new_op();
+        let ops = vec![
+            put(&name_key, encode(&Named(volume.id.0), &op), None)?,
+            put(&key, encode(volume, &op), None)?,
+        ];
+        let guards = vec![Guard::Absent(name_key), Guard::Absent(key)];
+        Ok(Part { txn: Txn { guards, ops }, op })
     }
 
     /// Reads one volume by its name, from etcd itself.
@@ -238,9 +267,16 @@ impl Store {
     /// When etcd does not answer or refuses.
     pub async fn save_wish(&self, change: &Change) -> Result<Saved, StoreError> {
         failpoint::before(Effect::WishChange)?;
-        let saved = self.save(None, std::slice::from_ref(change)).await?;
+        let op = new_op();
+        let key = self.keys.volume(change.volume.id);
+        let ops = vec![put(&key, encode(&change.volume, &op), None)?];
+        let guards = vec![Guard::Unmoved(key, change.read_at)];
+        let saved = match self.commit_shared(Part { txn: Txn { guards, ops }, op }).await? {
+            Committed::Done(revision) => Saved::Done(revision),
+            Committed::Refused(_) => Saved::Moved,
+        };
         failpoint::after(Effect::WishChange)?;
-        Ok(saved.unwrap_or(Saved::Moved))
+        Ok(saved)
     }
 
     /// Writes decisions, guarded by the term: a deposed leader can write nothing.
@@ -297,7 +333,7 @@ impl Store {
             guards: vec![Guard::Unmoved(key.clone(), stored.revision)],
             ops: vec![Op::Delete(key), Op::Delete(self.keys.name(&stored.value.name))],
         };
-        match self.commit(txn, "").await? {
+        match self.commit_shared(Part { txn, op: String::new() }).await? {
             Committed::Done(revision) => Ok(Saved::Done(revision)),
             // It is gone: this very removal, or another one of the same record.
             Committed::Refused(found) if found.iter().all(Option::is_none) => {
@@ -314,14 +350,17 @@ impl Store {
     ) -> Result<Vec<Saved>, StoreError> {
         let mut all = Vec::with_capacity(changes.len());
         for batch in changes.chunks(BATCH) {
-            match self.save(term, batch).await? {
-                Some(saved) => all.extend(batch.iter().map(|_| saved)),
-                // One of them moved: each for itself, so that it holds up none of the others.
-                None => {
+            match self.save(term, batch).await {
+                Ok(Some(saved)) => all.extend(batch.iter().map(|_| saved)),
+                Ok(None) if batch.len() == 1 => all.push(Saved::Moved),
+                // One of them moved, or they are too large together: each for itself, so that
+                // it holds up none of the others.
+                Ok(None) | Err(StoreError::Refused(_)) => {
                     for change in batch.chunks(1) {
                         all.push(self.save(term, change).await?.unwrap_or(Saved::Moved));
                     }
                 }
+                Err(error) => return Err(error),
             }
         }
         Ok(all)
@@ -345,54 +384,28 @@ impl Store {
         }
         match self.commit(txn, &op).await? {
             Committed::Done(revision) => Ok(Some(Saved::Done(revision))),
-            Committed::Refused(found) => {
-                let leads = |term: &Term| {
-                    let held = found.first().and_then(Option::as_ref);
-                    held.is_some_and(|entry| entry.created == term.created)
-                };
-                match term {
-                    Some(term) if !leads(term) => Err(StoreError::Deposed),
-                    Some(_) | None => Ok(None),
-                }
-            }
+            Committed::Refused(found) => match term {
+                Some(term) if !leads(term, &found) => Err(StoreError::Deposed),
+                Some(_) | None => Ok(None),
+            },
         }
     }
 
     /// Carries out a transaction, also when replies get lost, until the limit.
     pub(crate) async fn commit(&self, txn: Txn, op: &str) -> Result<Committed, StoreError> {
-        let deadline = Instant::now() + WRITE_LIMIT;
-        let mut unanswered = false;
-        loop {
-            match self.kv.commit(&txn).await {
-                Ok(Outcome::Done { revision }) => {
-                    tracing::debug!(op, revision, "written");
-                    return Ok(Committed::Done(revision));
-                }
-                Ok(Outcome::Refused { found }) => {
-                    // The first try may have been carried out and its reply lost.
-                    let ours = |entry: &&Entry| operation(&entry.value).as_deref() == Some(op);
-                    let done = found.iter().flatten().find(ours).filter(|_| unanswered);
-                    return Ok(match done {
-                        Some(entry) => Committed::Done(entry.revision),
-                        None => Committed::Refused(found),
-                    });
-                }
-                Err(KvError::Silent(why)) if Instant::now() + RETRY >= deadline => {
-                    return Err(StoreError::Unavailable(why));
-                }
-                Err(KvError::Silent(_)) => {
-                    unanswered = true;
-                    tokio::time::sleep(RETRY).await;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        Ok(together::commit(&self.kv, &txn, &[op], &mut false).await?)
+    }
+
+    /// The same, in one transaction with others' that are written at the same time.
+    pub(crate) async fn commit_shared(&self, part: Part) -> Result<Committed, StoreError> {
+        Ok(self.together.write(&self.kv, part).await?)
     }
 }
 
-pub(crate) enum Committed {
-    Done(i64),
-    Refused(Vec<Option<Entry>>),
+/// Whether a refused write, guarded by the term first of all, was not refused for the term.
+fn leads(term: &Term, found: &[Option<Entry>]) -> bool {
+    let held = found.first().and_then(Option::as_ref);
+    held.is_some_and(|entry| entry.created == term.created)
 }
 
 pub(crate) fn put(key: &str, value: Vec<u8>, lease: Option<LeaseId>) -> Result<Op, StoreError> {

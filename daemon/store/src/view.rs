@@ -56,7 +56,9 @@ pub struct Held {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Touched {
     Volume(VolumeId),
-    /// A node, its sign of life, the leader or the cluster.
+    /// A node or its sign of life.
+    Node(NodeId),
+    /// The leader or the cluster.
     Cluster,
     /// Nothing that anybody acts on.
     Nothing,
@@ -192,6 +194,24 @@ impl View {
         }
     }
 
+    /// What the volume is called whose record an event is about to take away.
+    pub(crate) fn name_at(&self, keys: &Keys, event: &Event) -> Option<VolumeName> {
+        let Event::Delete { key, .. } = event else { return None };
+        match keys.kind(key) {
+            Kind::Volume(id) => self.volume(id).map(|stored| stored.value.name.clone()),
+            Kind::Name
+            | Kind::NodeName
+            | Kind::Unknown
+            | Kind::Cluster
+            | Kind::Leader
+            | Kind::Node(_)
+            | Kind::Beat(_)
+            | Kind::Usage(..)
+            | Kind::Token(_)
+            | Kind::Consumer(..) => None,
+        }
+    }
+
     fn put(&mut self, keys: &Keys, entry: &Entry) -> Touched {
         match self.take_in(keys, entry) {
             Ok(touched) => {
@@ -236,7 +256,7 @@ impl View {
                 let own = consumer.volume == volume && consumer.host == host;
                 under_its_own_key(entry, own)?;
                 self.consumers.entry(volume).or_default().insert(host, consumer);
-                return Ok(Touched::Nothing);
+                return Ok(Touched::Volume(volume));
             }
             Kind::Name | Kind::NodeName | Kind::Unknown => return Ok(Touched::Nothing),
             Kind::Cluster => self.cluster = Some(read(entry)?.value),
@@ -248,9 +268,11 @@ impl View {
                 let stored: Stored<Node> = read(entry)?;
                 under_its_own_key(entry, stored.value.id == id)?;
                 self.nodes.insert(id, stored);
+                return Ok(Touched::Node(id));
             }
             Kind::Beat(id) => {
                 self.beats.insert(id, read(entry)?.value);
+                return Ok(Touched::Node(id));
             }
         }
         Ok(Touched::Cluster)
@@ -278,16 +300,18 @@ impl View {
                         self.consumers.remove(&volume);
                     }
                 }
-                return Touched::Nothing;
+                return Touched::Volume(volume);
             }
             Kind::Name | Kind::NodeName | Kind::Unknown => return Touched::Nothing,
             Kind::Cluster => self.cluster = None,
             Kind::Leader => self.leader = None,
             Kind::Node(id) => {
                 self.nodes.remove(&id);
+                return Touched::Node(id);
             }
             Kind::Beat(id) => {
                 self.beats.remove(&id);
+                return Touched::Node(id);
             }
         }
         Touched::Cluster
@@ -351,7 +375,7 @@ fn reserves(volume: &Volume) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use cobalt_core::{Labels, Mode, Wish};
+    use cobalt_core::Wish;
 
     use super::*;
     use crate::record::encode;
@@ -359,16 +383,7 @@ mod tests {
     #[test]
     fn a_record_under_anothers_key_is_left_alone_and_counted_for_nobody() {
         let keys = Keys::new(&"default".parse().expect("a name"));
-        let wish = Wish {
-            size: Bytes(1),
-            labels: Labels::default(),
-            constraints: Vec::new(),
-            compression: None,
-            nocow: false,
-            uid: 0,
-            gid: 0,
-            mode: Mode(0o755),
-        };
+        let wish = Wish::of(Bytes(1));
         let (node, other) = (NodeId([1; 16]), VolumeId([8; 16]));
         let volume = Volume::new(VolumeId([7; 16]), "web".parse().expect("a name"), wish, 1);
         let volume = volume.assign(node, 1).expect("it was only requested");

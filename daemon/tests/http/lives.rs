@@ -25,7 +25,7 @@ async fn a_volume_is_made_read_resized_and_deleted() {
     assert_eq!(placement.node, "n1");
     assert_eq!(placement.path, format!("/pool/volumes/{}", volume.id));
     assert_eq!(client.volume("web", SOON).await.unwrap(), volume);
-    let change = VolumeChange { size: Some(Size::Bytes(3 * GIB)) };
+    let change = VolumeChange { size: Some(Size::Bytes(3 * GIB)), ..VolumeChange::default() };
     let larger = client.change_volume("web", &change, None, Wait::Done, SOON).await.unwrap();
     assert_eq!((larger.size_bytes, larger.generation, larger.applied_generation), (3 * GIB, 2, 2));
     client.delete_volume("web", Wait::Done, SOON).await.unwrap();

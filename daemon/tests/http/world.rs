@@ -89,9 +89,12 @@ impl World {
     }
 
     pub(crate) async fn with(limits: Limits) -> World {
+        World::of(ApiOptions { limits, ..ApiOptions::default() }).await
+    }
+
+    pub(crate) async fn of(options: ApiOptions) -> World {
         let folder = TempDir::new().unwrap();
         let memory = Memory::default();
-        let options = ApiOptions { limits, ..ApiOptions::default() };
         let store = Store::new(Kv::Memory(memory.clone()), &options.cluster);
         let follower = Follower::start(&store, || 0);
         let session = Session::start(&store, SessionOptions { ttl: Duration::from_secs(60) });
@@ -220,6 +223,7 @@ impl World {
             id,
             name: format!("n{number}").parse().unwrap(),
             addresses: vec!["192.0.2.1".to_owned()],
+            found_addresses: Vec::new(),
             labels: Labels::default(),
             fill_limit_percent: 100,
             cordoned: false,

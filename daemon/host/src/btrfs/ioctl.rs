@@ -101,6 +101,14 @@ pub(crate) fn filesystem_info(file: impl AsFd) -> io::Result<FilesystemInfo> {
     Ok(FilesystemInfo { uuid: args.fsid, latest: told.then_some(args.generation) })
 }
 
+/// Waits until this transaction is on disk. It commits nothing: for one that nobody commits it
+/// waits until the kernel does so by itself.
+pub(crate) fn wait_for_commit(file: impl AsFd, transaction: u64) -> io::Result<()> {
+    // SAFETY: the number outlives the call.
+    unsafe { raw::wait_sync(file.as_fd().as_raw_fd(), &raw const transaction) }?;
+    Ok(())
+}
+
 /// The tree number of the subvolume that holds `file`, and the path of directory `dir` in
 /// tree `tree` (0: that same one), with a slash at its end unless it is the root.
 pub(crate) fn dir_path(file: impl AsFd, tree: u64, dir: u64) -> io::Result<(u64, Vec<u8>)> {
@@ -134,10 +142,14 @@ pub(crate) fn set_attribute(file: impl AsFd, name: &CStr, value: &[u8]) -> io::R
 }
 
 /// Fills `args` with what the search finds from its key on.
-pub(super) fn tree_search(file: impl AsFd, args: &mut SearchArgs) -> io::Result<()> {
-    args.buf_size = SEARCH_BUFFER as u64;
+pub(super) fn tree_search<const ROOM: usize>(
+    file: impl AsFd,
+    args: &mut SearchArgs<ROOM>,
+) -> io::Result<()> {
+    args.buf_size = ROOM as u64;
+    let start = (&raw mut *args).cast::<SearchArgs<0>>();
     // SAFETY: the struct has the kernel's layout, and the buffer behind it the size it says.
-    unsafe { raw::tree_search_v2(file.as_fd().as_raw_fd(), &raw mut *args) }?;
+    unsafe { raw::tree_search_v2(file.as_fd().as_raw_fd(), start) }?;
     Ok(())
 }
 
@@ -149,8 +161,6 @@ const LIMIT_MAX_RFER: u64 = 1;
 const QUOTA_ENABLE_SIMPLE: u64 = 4;
 const FS_INFO_GENERATION: u64 = 1 << 1;
 const FS_NOCOW_FL: nix::libc::c_long = 0x0080_0000;
-/// Larger buffers are slower: their pages have to be made first.
-pub(super) const SEARCH_BUFFER: usize = 64 << 10;
 
 #[repr(C)]
 struct VolArgsV2 {
@@ -273,10 +283,10 @@ pub(super) struct SearchKey {
 
 /// A search and room for what it finds.
 #[repr(C)]
-pub(super) struct SearchArgs {
+pub(super) struct SearchArgs<const ROOM: usize> {
     pub(super) key: SearchKey,
     pub(super) buf_size: u64,
-    pub(super) buf: [u8; SEARCH_BUFFER],
+    pub(super) buf: [u8; ROOM],
 }
 
 /// The kernel's own struct ends where its buffer begins.
@@ -293,7 +303,7 @@ const _: () = {
     assert!(size_of::<FsInfoArgs>() == 1024);
     assert!(size_of::<InoLookupArgs>() == 4096);
     assert!(size_of::<SearchKey>() == 104);
-    assert!(std::mem::offset_of!(SearchArgs, buf) == SEARCH_ARGS_V2);
+    assert!(std::mem::offset_of!(SearchArgs<0>, buf) == SEARCH_ARGS_V2);
     assert!(cfg!(target_endian = "little"), "trees are little-endian, and read as they are");
 };
 
@@ -309,11 +319,12 @@ mod raw {
     nix::ioctl_write_ptr!(qgroup_create, BTRFS, 42, QgroupCreateArgs);
     nix::ioctl_read!(qgroup_limit, BTRFS, 43, QgroupLimitArgs);
     nix::ioctl_read!(fs_info, BTRFS, 31, FsInfoArgs);
+    nix::ioctl_write_ptr!(wait_sync, BTRFS, 22, u64);
     nix::ioctl_readwrite!(ino_lookup, BTRFS, 18, InoLookupArgs);
     nix::ioctl_readwrite_bad!(
         tree_search_v2,
         nix::request_code_readwrite!(BTRFS, 17, SEARCH_ARGS_V2),
-        SearchArgs
+        SearchArgs<0>
     );
     nix::ioctl_read!(getflags, b'f', 1, nix::libc::c_long);
     nix::ioctl_write_ptr!(setflags, b'f', 2, nix::libc::c_long);

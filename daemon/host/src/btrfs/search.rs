@@ -42,7 +42,7 @@ pub(crate) fn roots(file: impl AsFd) -> io::Result<Vec<Root>> {
     let (first, last) = (Key(FIRST_FREE, 0, 0), Key(LAST_FREE, ROOT_BACKREF, u64::MAX));
     let mut roots = Vec::new();
     let mut latest = (0, [0; 16]);
-    search(file, ROOT_TREE, first, last, |key, item| {
+    search::<ALL>(file, ROOT_TREE, first, last, |key, item| {
         if key.1 == ROOT_ITEM {
             latest = (key.0, bytes_at(item, ROOT_ITEM_UUID).unwrap_or_default());
         } else if key.1 == ROOT_BACKREF && latest.0 == key.0 {
@@ -58,7 +58,7 @@ pub(crate) fn roots(file: impl AsFd) -> io::Result<Vec<Root>> {
 pub(crate) fn usages(file: impl AsFd) -> io::Result<HashMap<u64, Usage>> {
     let mut usages = HashMap::<u64, Usage>::new();
     let (first, last) = (Key(0, QGROUP_INFO, 0), Key(0, QGROUP_LIMIT, LEVEL_0_LAST));
-    search_quota(file, first, last, |key, item| {
+    search_quota::<ALL>(file, first, last, |key, item| {
         if key.2 > LEVEL_0_LAST {
             return;
         }
@@ -72,11 +72,23 @@ pub(crate) fn usages(file: impl AsFd) -> io::Result<HashMap<u64, Usage>> {
     Ok(usages)
 }
 
+/// What every subvolume holds: number and bytes, by ascending number; nothing without quotas.
+pub(crate) fn held(file: impl AsFd) -> io::Result<Vec<(u64, u64)>> {
+    let (first, last) = (Key(0, QGROUP_INFO, 0), Key(0, QGROUP_INFO, LEVEL_0_LAST));
+    let mut held = Vec::new();
+    search_quota::<ALL>(file, first, last, |key, item| {
+        if key.1 == QGROUP_INFO && key.2 <= LEVEL_0_LAST {
+            held.push((key.2, number_at(item, 8)));
+        }
+    })?;
+    Ok(held)
+}
+
 /// The limit of one subvolume; `None` without one, or without quotas.
 pub(crate) fn limit(file: impl AsFd, number: u64) -> io::Result<Option<u64>> {
     let key = Key(0, QGROUP_LIMIT, number);
     let mut limit = None;
-    search_quota(file, key, key, |_, item| limit = limit_of(item))?;
+    search_quota::<ONE>(file, key, key, |_, item| limit = limit_of(item))?;
     Ok(limit)
 }
 
@@ -84,7 +96,7 @@ pub(crate) fn limit(file: impl AsFd, number: u64) -> io::Result<Option<u64>> {
 pub(crate) fn accounting(file: impl AsFd) -> io::Result<Accounting> {
     let key = Key(0, QGROUP_STATUS, 0);
     let mut accounting = Accounting::Off;
-    search_quota(file, key, key, |_, item| {
+    search_quota::<ONE>(file, key, key, |_, item| {
         let flags = number_at(item, 16);
         accounting = match (flags & STATUS_ON != 0, flags & STATUS_SIMPLE != 0) {
             (false, _) => Accounting::Off,
@@ -114,6 +126,11 @@ const ROOT_ITEM_UUID: usize = 247;
 /// What precedes each item: transaction, object, offset (8 bytes each), type and length (4).
 const HEADER: usize = 32;
 
+/// Room for many items. Larger buffers are slower: their pages have to be made first.
+const ALL: usize = 64 << 10;
+/// Room for one item of the quota tree.
+const ONE: usize = 256;
+
 /// Object, type, offset: the order of all things in a tree.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key(u64, u32, u64);
@@ -130,31 +147,27 @@ impl Key {
 }
 
 /// As [`search`], in the quota tree, which is not there without quotas.
-fn search_quota(
+fn search_quota<const ROOM: usize>(
     file: impl AsFd,
     first: Key,
     last: Key,
     each: impl FnMut(Key, &[u8]),
 ) -> io::Result<()> {
-    match search(file, QUOTA_TREE, first, last, each) {
+    match search::<ROOM>(file, QUOTA_TREE, first, last, each) {
         Err(error) if error.raw_os_error() == Some(ENOENT) => Ok(()),
         other => other,
     }
 }
 
 /// Calls `each` for all items between two keys. Items of types between theirs come as well.
-fn search(
+fn search<const ROOM: usize>(
     file: impl AsFd,
     tree: u64,
     first: Key,
     last: Key,
     mut each: impl FnMut(Key, &[u8]),
 ) -> io::Result<()> {
-    let mut args = Box::new(SearchArgs {
-        key: SearchKey::default(),
-        buf_size: 0,
-        buf: [0; ioctl::SEARCH_BUFFER],
-    });
+    let mut args = Box::new(SearchArgs { key: SearchKey::default(), buf_size: 0, buf: [0; ROOM] });
     let mut from = Some(first);
     while let Some(start) = from.filter(|key| *key <= last) {
         args.key = SearchKey {

@@ -56,11 +56,6 @@ pub(super) fn initialise(
     }
     check_quota_choice(&root, path, enable_simple_quotas)?;
 
-    let private = Mode::from_bits_truncate(0o700);
-    let ensure = |dir: &OwnedFd, name| match mkdirat(dir, name, private) {
-        Ok(()) | Err(Errno::EEXIST) => Ok(()),
-        Err(other) => Err(other),
-    };
     ensure(&root, COBALT).map_err(refused(act()))?;
     let cobalt = open_part(&root, COBALT, path)?;
     let lock = lock(&cobalt, path)?;
@@ -230,6 +225,7 @@ fn finish(
         identity,
         trash,
         trashed: Mutex::default(),
+        numbers: Mutex::default(),
         stale: Mutex::default(),
         _lock: lock,
     };
@@ -286,6 +282,14 @@ fn write_pool_json(
     fsync(cobalt.as_fd())?;
     fsync(root.as_fd())?;
     Ok(())
+}
+
+/// Makes a folder that is ours alone, if it is not there.
+fn ensure(dir: &OwnedFd, name: &str) -> Result<(), Errno> {
+    match mkdirat(dir, name, Mode::from_bits_truncate(0o700)) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(other) => Err(other),
+    }
 }
 
 /// A folder that belongs to every pool, and to the pool's own tree.

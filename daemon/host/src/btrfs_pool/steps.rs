@@ -1,5 +1,5 @@
 //! The steps, as effects on the pool. Each may be repeated. None follows or walks what is
-//! inside a volume, and nothing is destroyed but by number, after its UUID was checked.
+//! inside a volume, and none destroys anything.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,19 +8,18 @@ use cobalt_core::{Bytes, Identity, Phase, Step, SubvolumeUuid, Volume, VolumeId}
 use cobalt_failpoint::{Effect, around as effect};
 use nix::errno::Errno;
 use nix::fcntl::{RenameFlags, renameat2};
-use nix::libc::{EEXIST, ENOENT, ENOTEMPTY};
-use nix::sys::stat::{Mode, fchmod};
+use nix::libc::{EEXIST, ENOENT};
+use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fsync, symlinkat, unlinkat};
 
-use super::{BtrfsPool, Opened, open_subvolume, read_link};
-use crate::btrfs::{ioctl, search};
+use super::{BtrfsPool, Part, info, open_subvolume};
+use crate::btrfs::ioctl::{self, SubvolumeInfo};
 use crate::clock;
 use crate::error::{HostError, refused};
 use crate::layout;
-use crate::pool::Trashed;
 
-/// How many groups of destroyed subvolumes are remembered at most.
-const STALE_MAX: usize = 1024;
+/// The part of a mode that is not what kind of file it is.
+const PERMISSIONS: u32 = 0o7777;
 
 pub(super) fn take(pool: &BtrfsPool, volume: &Volume, step: &Step) -> Result<(), HostError> {
     match step {
@@ -68,10 +67,16 @@ fn dress(pool: &BtrfsPool, volume: &Volume) -> Result<(), HostError> {
     }
     let wish = &volume.wish;
     effect(Effect::SubvolumeDress, || {
-        let root = opened.dir.as_fd();
-        fchown(root, Some(Uid::from_raw(wish.uid)), Some(Gid::from_raw(wish.gid)))?;
+        let root = opened.as_fd();
+        let is = fstat(root)?;
+        // What is as wished is left alone: each change is a transaction of its own.
+        if (is.st_uid, is.st_gid) != (wish.uid, wish.gid) {
+            fchown(root, Some(Uid::from_raw(wish.uid)), Some(Gid::from_raw(wish.gid)))?;
+        }
         // After the owner: a change of owner takes the set-id bits away.
-        fchmod(root, Mode::from_bits_truncate(wish.mode.0))?;
+        if fstat(root)?.st_mode & PERMISSIONS != wish.mode.0 & PERMISSIONS {
+            fchmod(root, Mode::from_bits_truncate(wish.mode.0))?;
+        }
         if wish.nocow {
             ioctl::set_nocow(root)?;
         }
@@ -86,7 +91,8 @@ fn dress(pool: &BtrfsPool, volume: &Volume) -> Result<(), HostError> {
 
 fn identify(pool: &BtrfsPool, volume: &Volume) -> Result<(), HostError> {
     let opened = expect_volume(pool, volume.id)?;
-    let wanted = Identity { volume: volume.id, epoch: volume.epoch, subvolume: opened.uuid() };
+    let subvolume = SubvolumeUuid(info(&opened, volume.id)?.uuid);
+    let wanted = Identity { volume: volume.id, epoch: volume.epoch, subvolume };
     match pool.read_identity(volume.id)? {
         Some(found) if found == wanted => return Ok(()),
         Some(found) => {
@@ -105,32 +111,56 @@ fn identify(pool: &BtrfsPool, volume: &Volume) -> Result<(), HostError> {
 
 /// Puts a volume on disk and looks whether it is there; or, for one that is being deleted,
 /// whether it is gone.
-///
-/// The first fsync commits the whole transaction in which the subvolume was made. As long as no
-/// later one was begun, owner, properties and identity are in it. Otherwise a commit of someone
-/// else came in between, and root and identity are put on disk by themselves: not always, since
-/// beside busy neighbours each of these waits as long as the first.
 fn settle(pool: &BtrfsPool, volume: &Volume) -> Result<(), HostError> {
     let id = volume.id;
     if let Phase::Deleting { .. } = volume.phase {
         return settle_gone(pool, volume);
     }
     let opened = expect_volume(pool, id)?;
-    effect(Effect::PoolSettle, || {
-        let all_in_one = ioctl::filesystem_info(&pool.root)?.latest == Some(opened.info.made_in);
-        fsync(pool.volumes.as_fd())?;
-        if !all_in_one {
-            fsync(opened.dir.as_fd())?;
-            fsync(pool.identity.as_fd())?;
-        }
-        Ok(())
-    })
-    .map_err(refused(format!("cannot put volume {id} on disk")))?;
-    let found = expect_volume(pool, id)?.uuid();
-    match pool.read_identity(id)? {
-        Some(identity) if identity.subvolume == found && identity.epoch == volume.epoch => Ok(()),
+    let made_in = info(&opened, id)?.made_in;
+    effect(Effect::PoolSettle, || put_on_disk(pool, &opened, made_in))
+        .map_err(refused(format!("cannot put volume {id} on disk")))?;
+    let number = expect_identity(pool, volume, &expect_volume(pool, id)?)?;
+    pool.lock_numbers().insert(number, Part::Volume(id));
+    Ok(())
+}
+
+/// The first fsync commits the whole transaction in which the subvolume was made. As long as no
+/// later one was begun, owner, properties and identity are in it.
+///
+/// Otherwise a commit of someone else came in between, and they may be in a later one. If yet
+/// another was begun since, that later one is being committed, mostly by this very fsync: then
+/// it is enough to wait for that. (One that nobody commits must not be waited for: that may
+/// take half a minute.) If not, they are put on disk by themselves.
+fn put_on_disk(pool: &BtrfsPool, root: &OwnedFd, made_in: u64) -> io::Result<()> {
+    let latest = || Ok::<_, io::Error>(ioctl::filesystem_info(&pool.root)?.latest);
+    let before = latest()?;
+    fsync(pool.volumes.as_fd())?;
+    let Some(last) = before.filter(|last| *last != made_in) else {
+        // Kernels that do not tell have all three put on disk.
+        return if before.is_some() { Ok(()) } else { put_each_on_disk(pool, root) };
+    };
+    let is_over = latest()?.is_some_and(|now| now > last);
+    if is_over && ioctl::wait_for_commit(&pool.root, last).is_ok() {
+        return Ok(());
+    }
+    put_each_on_disk(pool, root)
+}
+
+fn put_each_on_disk(pool: &BtrfsPool, root: &OwnedFd) -> io::Result<()> {
+    fsync(root.as_fd())?;
+    Ok(fsync(pool.identity.as_fd())?)
+}
+
+/// The number of the subvolume, if the pool's own note says that it is this very one.
+fn expect_identity(pool: &BtrfsPool, volume: &Volume, of: &OwnedFd) -> Result<u64, HostError> {
+    let SubvolumeInfo { number, uuid, .. } = info(of, volume.id)?;
+    let wanted = (volume.epoch, SubvolumeUuid(uuid));
+    match pool.read_identity(volume.id)? {
+        Some(identity) if (identity.epoch, identity.subvolume) == wanted => Ok(number),
         Some(_) | None => Err(HostError::NotSeen(format!(
-            "volume {id} was put on disk, but the pool's identity of it is missing or another's"
+            "volume {} is in the pool, but the pool's identity of it is missing or another's",
+            volume.id
         ))),
     }
 }
@@ -150,19 +180,19 @@ fn settle_gone(pool: &BtrfsPool, volume: &Volume) -> Result<(), HostError> {
         }
         None => (),
     }
-    settle_removal(pool, id, None)?;
+    settle_removal(pool, id)?;
     expect_gone(pool, id)
 }
 
 fn limit(pool: &BtrfsPool, volume: VolumeId, size: Bytes) -> Result<(), HostError> {
     let opened = expect_volume(pool, volume)?;
-    let number = opened.info.number;
+    let number = info(&opened, volume)?.number;
     effect(Effect::LimitSet, || {
-        match ioctl::qgroup_limit(&opened.dir, number, size.0) {
+        match ioctl::qgroup_limit(&opened, number, size.0) {
             // Someone removed the subvolume's group: it is made again, empty.
             Err(error) if error.raw_os_error() == Some(ENOENT) => {
-                ioctl::qgroup_create(&opened.dir, number, true)?;
-                ioctl::qgroup_limit(&opened.dir, number, size.0)
+                ioctl::qgroup_create(&opened, number, true)?;
+                ioctl::qgroup_limit(&opened, number, size.0)
             }
             other => other,
         }
@@ -170,37 +200,58 @@ fn limit(pool: &BtrfsPool, volume: VolumeId, size: Bytes) -> Result<(), HostErro
     .map_err(refused(format!("cannot limit volume {volume} to {size}")))
 }
 
-/// Ticket, rename, identity, disk, look: a crash after any of them leaves the volume either
+/// Ticket, identity, rename, disk, look: a crash after any of them leaves the volume either
 /// where it was or in the trash with its ticket.
+///
+/// The move is the last change. A subvolume that moved can only be on disk together with its
+/// whole transaction, and transactions reach the disk in their order: so one fsync puts all
+/// there, whichever transaction each change was part of.
 fn trash(pool: &BtrfsPool, volume: VolumeId, subvolume: SubvolumeUuid) -> Result<(), HostError> {
-    let (name, folder) = (layout::trash_name(volume, subvolume), volume.to_string());
-    let mut begun_in = None;
-    if let Some(opened) = pool.open_volume(volume)? {
-        if opened.uuid() != subvolume {
-            return Err(HostError::NotSeen(format!(
-                "subvolume {} stands where {subvolume} of volume {volume} should be; \
-                 it was not deleted",
-                opened.uuid()
-            )));
-        }
-        drop(opened);
-        write_ticket(pool, volume, subvolume)?;
-        effect(Effect::TrashRename, || {
-            begun_in = ioctl::filesystem_info(&pool.root)?.latest;
-            let keep_others = RenameFlags::RENAME_NOREPLACE;
-            Ok(renameat2(&pool.volumes, folder.as_str(), &pool.trash, name.as_str(), keep_others)?)
-        })
-        .map_err(refused(format!("cannot move volume {volume} into the trash")))?;
+    let opened = pool.open_volume(volume)?;
+    let found = opened.as_ref().map(|opened| info(opened, volume)).transpose()?;
+    drop(opened);
+    if let Some(other) = found.filter(|found| found.uuid != subvolume.0) {
+        return Err(HostError::NotSeen(format!(
+            "subvolume {} stands where {subvolume} of volume {volume} should be; \
+             it was not deleted",
+            SubvolumeUuid(other.uuid)
+        )));
     }
-    if open_trashed(pool, volume, subvolume)?.is_some() {
-        pool.lock_trashed().entry(volume).or_default().insert(subvolume);
+    if found.is_some() {
+        write_ticket(pool, volume, subvolume)?;
     }
     match pool.read_identity(volume)? {
         Some(identity) if identity.subvolume == subvolume => remove_identity(pool, volume)?,
         Some(_) | None => (),
     }
-    settle_removal(pool, volume, begun_in)?;
+    match found {
+        Some(found) => move_to_trash(pool, volume, found)?,
+        None => {
+            if open_trashed(pool, volume, subvolume)?.is_some() {
+                pool.lock_trashed().entry(volume).or_default().insert(subvolume);
+            }
+            settle_removal(pool, volume)?;
+        }
+    }
     expect_gone(pool, volume)
+}
+
+fn move_to_trash(
+    pool: &BtrfsPool,
+    volume: VolumeId,
+    found: SubvolumeInfo,
+) -> Result<(), HostError> {
+    let subvolume = SubvolumeUuid(found.uuid);
+    effect(Effect::TrashRename, || {
+        let (old, new) = (volume.to_string(), layout::trash_name(volume, subvolume));
+        let keep_others = RenameFlags::RENAME_NOREPLACE;
+        Ok(renameat2(&pool.volumes, old.as_str(), &pool.trash, new.as_str(), keep_others)?)
+    })
+    .map_err(refused(format!("cannot move volume {volume} into the trash")))?;
+    pool.lock_trashed().entry(volume).or_default().insert(subvolume);
+    pool.lock_numbers().insert(found.number, Part::Trash);
+    effect(Effect::PoolSettle, || Ok(fsync(pool.trash.as_fd())?))
+        .map_err(refused(format!("cannot put the removal of volume {volume} on disk")))
 }
 
 /// A ticket from before a crash is replaced: what counts is when the volume went.
@@ -222,125 +273,25 @@ fn remove_identity(pool: &BtrfsPool, volume: VolumeId) -> Result<(), HostError> 
         .map_err(refused(format!("cannot remove the identity of volume {volume}")))
 }
 
-/// A rename of a subvolume makes the first fsync commit its whole transaction. If that is the
-/// one that was the latest when the removal began (`begun_in`), everything is in it.
-fn settle_removal(
-    pool: &BtrfsPool,
-    volume: VolumeId,
-    begun_in: Option<u64>,
-) -> Result<(), HostError> {
+/// What an earlier try has moved or removed may have been in any transaction.
+fn settle_removal(pool: &BtrfsPool, volume: VolumeId) -> Result<(), HostError> {
     effect(Effect::PoolSettle, || {
-        let latest = ioctl::filesystem_info(&pool.root)?.latest;
-        let all_in_one = begun_in.is_some() && latest == begun_in;
-        fsync(pool.volumes.as_fd())?;
-        if !all_in_one {
-            fsync(pool.trash.as_fd())?;
-            fsync(pool.identity.as_fd())?;
-        }
-        Ok(())
+        let folders = [&pool.volumes, &pool.trash, &pool.identity];
+        Ok(folders.into_iter().try_for_each(|folder| fsync(folder.as_fd()))?)
     })
     .map_err(refused(format!("cannot put the removal of volume {volume} on disk")))
 }
 
-pub(super) fn purge(pool: &BtrfsPool, entry: &Trashed) -> Result<(), HostError> {
-    let Trashed { volume, subvolume, at_ms, .. } = *entry;
-    let ticket = layout::ticket_name(volume, subvolume);
-    let text = read_link(&pool.trash, &ticket)
-        .map_err(refused(format!("cannot read the ticket of volume {volume} in the trash")))?;
-    let opened = open_trashed(pool, volume, subvolume)?;
-    let Some(text) = text else {
-        return match opened {
-            None => Ok(()),
-            Some(_) => Err(HostError::NotSeen(format!(
-                "subvolume {subvolume} of volume {volume} lies in the trash without a ticket; \
-                 it was not destroyed"
-            ))),
-        };
-    };
-    if layout::parse_ticket(text.as_encoded_bytes()) != Some(at_ms) {
-        return Err(HostError::NotSeen(format!(
-            "the ticket of volume {volume} in the trash is not the one that is meant; \
-             it was not destroyed"
-        )));
-    }
-    if let Some(opened) = opened {
-        destroy(pool, volume, subvolume, opened)?;
-    }
-    if let Some(others) = pool.lock_trashed().get_mut(&volume) {
-        others.remove(&subvolume);
-    }
-    effect(Effect::TicketRemove, || remove_link(&pool.trash, &ticket))
-        .map_err(refused(format!("cannot remove the ticket of volume {volume}")))
-}
-
-fn destroy(
+pub(super) fn open_trashed(
     pool: &BtrfsPool,
     volume: VolumeId,
     subvolume: SubvolumeUuid,
-    opened: Opened,
-) -> Result<(), HostError> {
-    if opened.uuid() != subvolume {
-        return Err(HostError::NotSeen(format!(
-            "subvolume {} lies in the trash where {subvolume} of volume {volume} should be; \
-             it was not destroyed",
-            opened.uuid()
-        )));
-    }
-    let number = opened.info.number;
-    drop(opened);
-    effect(Effect::TrashDestroy, || {
-        match ioctl::subvolume_destroy(&pool.trash, number) {
-            Err(error) if error.raw_os_error() == Some(ENOTEMPTY) => {
-                destroy_nested(pool, number)?;
-                ioctl::subvolume_destroy(&pool.trash, number)
-            }
-            other => other,
-        }?;
-        // Before the ticket goes: nothing may come back after a crash without one.
-        Ok(fsync(pool.trash.as_fd())?)
-    })
-    .map_err(refused(format!("cannot destroy volume {volume} in the trash")))?;
-    forget_groups(pool, number);
-    Ok(())
-}
-
-/// A tenant can make subvolumes inside a volume. They are part of its data, and found by where
-/// they hang in the tree of roots, not by walking.
-fn destroy_nested(pool: &BtrfsPool, number: u64) -> io::Result<()> {
-    let roots = search::roots(&pool.root)?;
-    let mut nested = vec![number];
-    let mut seen = 0;
-    while let Some(&parent) = nested.get(seen) {
-        nested.extend(roots.iter().filter(|root| root.parent == parent).map(|root| root.number));
-        seen += 1;
-    }
-    // Those deepest inside were found last.
-    nested.iter().skip(1).rev().try_for_each(|number| ioctl::subvolume_destroy(&pool.root, *number))
-}
-
-/// Older kernels leave the accounting group of a destroyed subvolume behind, and refuse to
-/// remove it before the subvolume is cleared away: so each is tried again at later purges.
-fn forget_groups(pool: &BtrfsPool, number: u64) {
-    let mut stale = pool.stale.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    stale.retain(|number| match ioctl::qgroup_create(&pool.root, *number, false) {
-        Ok(()) => false,
-        Err(error) => error.raw_os_error() != Some(ENOENT),
-    });
-    if pool.facts.quota.enforces() && stale.len() < STALE_MAX {
-        stale.push(number);
-    }
-}
-
-fn open_trashed(
-    pool: &BtrfsPool,
-    volume: VolumeId,
-    subvolume: SubvolumeUuid,
-) -> Result<Option<Opened>, HostError> {
+) -> Result<Option<OwnedFd>, HostError> {
     let what = || format!("cannot open volume {volume} in the trash");
     open_subvolume(&pool.trash, &layout::trash_name(volume, subvolume), what, &pool.facts)
 }
 
-fn expect_volume(pool: &BtrfsPool, volume: VolumeId) -> Result<Opened, HostError> {
+fn expect_volume(pool: &BtrfsPool, volume: VolumeId) -> Result<OwnedFd, HostError> {
     let missing = || HostError::NotSeen(format!("volume {volume} is not in the pool"));
     pool.open_volume(volume)?.ok_or_else(missing)
 }
@@ -356,7 +307,7 @@ fn write_link(dir: &OwnedFd, name: &str, text: &str) -> io::Result<()> {
     Ok(symlinkat(text, dir, name)?)
 }
 
-fn remove_link(dir: &OwnedFd, name: &str) -> io::Result<()> {
+pub(super) fn remove_link(dir: &OwnedFd, name: &str) -> io::Result<()> {
     match unlinkat(dir, name, UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => Ok(()),
         Err(other) => Err(other.into()),

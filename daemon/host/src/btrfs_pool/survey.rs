@@ -1,19 +1,20 @@
 //! Looking at everything at once: two searches of btrfs's trees and two directory listings,
-//! whatever the number of volumes. It opens nothing that belongs to a tenant.
+//! whatever the number of volumes; or, at what everything holds, one search. It opens nothing
+//! that belongs to a tenant.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cobalt_core::{Bytes, SeenSubvolume, SubvolumeUuid, VolumeId};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::fstatfs;
 
 use super::open::names;
-use super::{BtrfsPool, read_link};
+use super::{BtrfsPool, Part, read_link};
 use crate::btrfs::ioctl::{self, ROOT_DIR};
 use crate::btrfs::search::{self, Root, Usage};
 use crate::error::{HostError, refused};
 use crate::layout::{self, TrashName};
-use crate::pool::{Survey, Trashed};
+use crate::pool::{Holdings, Survey, Trashed};
 
 /// Beyond this many strangers the folders on their way are not looked up any more.
 const FULL_PATHS: usize = 200;
@@ -33,14 +34,15 @@ pub(super) fn survey(pool: &BtrfsPool) -> Result<Survey, HostError> {
 
     let mut strangers = Vec::new();
     let mut in_trash = HashMap::new();
+    let mut numbers = BTreeMap::new();
     for root in &roots {
         let usage = usages.get(&root.number).copied().unwrap_or_default();
         match places.meaning(root) {
             Meaning::Volume(id) => {
-                let uuid = SubvolumeUuid(root.uuid);
-                let limit = usage.limit.map(Bytes);
+                let (uuid, limit) = (SubvolumeUuid(root.uuid), usage.limit.map(Bytes));
                 let seen = SeenSubvolume { uuid, number: root.number, limit };
                 survey.volumes.entry(id).or_default().subvolume = Some(seen);
+                numbers.insert(root.number, Part::Volume(id));
                 if pool.facts.quota.enforces() {
                     survey.used.insert(id, Bytes(usage.used));
                 }
@@ -48,6 +50,7 @@ pub(super) fn survey(pool: &BtrfsPool) -> Result<Survey, HostError> {
             Meaning::Trashed(id, uuid) => {
                 survey.volumes.entry(id).or_default().trashed.push(uuid);
                 in_trash.insert((id, uuid), usage);
+                numbers.insert(root.number, Part::Trash);
                 if !has_ticket(pool, &mut tickets, id, uuid)? {
                     strangers.push(root);
                 }
@@ -60,11 +63,50 @@ pub(super) fn survey(pool: &BtrfsPool) -> Result<Survey, HostError> {
     }
     survey.strangers = Strangers::new(pool, places, &roots).paths(&strangers);
     survey.trash = trash(&tickets, &in_trash, &roots);
+    keep_numbers(pool, numbers, roots.iter().map(|root| root.number).max());
+    (survey.capacity, survey.occupied) = room(pool)?;
+    Ok(survey)
+}
+
+/// What was made since the roots were read has a higher number than all of them.
+fn keep_numbers(pool: &BtrfsPool, found: BTreeMap<u64, Part>, highest: Option<u64>) {
+    let mut numbers = pool.lock_numbers();
+    let mut later = numbers.split_off(&highest.map_or(0, |highest| highest + 1));
+    *numbers = found;
+    numbers.append(&mut later);
+}
+
+/// What everything holds, by what the quota accounts for each number.
+pub(super) fn holdings(pool: &BtrfsPool) -> Result<Holdings, HostError> {
+    let mut holdings = Holdings::default();
+    (holdings.capacity, holdings.occupied) = room(pool)?;
+    if !pool.facts.quota.enforces() {
+        return Ok(holdings);
+    }
+    let held = search::held(&pool.root)
+        .map_err(refused(format!("cannot read what is held in {}", pool.facts.path.display())))?;
+    let numbers = pool.lock_numbers();
+    holdings.used.reserve(numbers.len());
+    // Both ascend, so they are walked beside each other.
+    let mut known = numbers.iter().peekable();
+    for (number, used) in held {
+        while known.next_if(|(known, _)| **known < number).is_some() {}
+        match known.next_if(|(known, _)| **known == number) {
+            Some((_, Part::Volume(id))) => drop(holdings.used.insert(*id, Bytes(used))),
+            Some((_, Part::Trash)) => holdings.trash.0 = holdings.trash.0.saturating_add(used),
+            None => (),
+        }
+    }
+    Ok(holdings)
+}
+
+/// The pool's capacity, and what of it is occupied.
+fn room(pool: &BtrfsPool) -> Result<(Bytes, Bytes), HostError> {
+    let act = || format!("cannot see how full the pool at {} is", pool.facts.path.display());
     let status = fstatfs(&pool.root).map_err(refused(act()))?;
     let unit = u64::try_from(status.block_size()).unwrap_or_default();
-    survey.capacity = Bytes(status.blocks() * unit);
-    survey.occupied = Bytes(status.blocks().saturating_sub(status.blocks_available()) * unit);
-    Ok(survey)
+    let occupied = status.blocks().saturating_sub(status.blocks_available());
+    Ok((Bytes(status.blocks() * unit), Bytes(occupied * unit)))
 }
 
 /// Tickets by what they name, with their time.

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use cobalt_core::{Beat, Bytes, Node, NodeId, TokenId, VolumeId};
 use cobalt_failpoint::{self as failpoint, Effect};
 
-use super::{BATCH, Committed, Saved, Store, StoreError, Stored, new_op, put};
+use super::{BATCH, Saved, Store, StoreError, Stored, new_op, put};
 use crate::kv::{Entry, Guard, LeaseId, Op, Txn};
 use crate::lease::Term;
 use crate::record::{Holder, Named, Token, UsageBucket, decode, encode, operation};
+use crate::together::Committed;
 
 impl Store {
     /// Writes a node's configuration with its name; `read_at` is `None` for a new node.

@@ -1,0 +1,174 @@
+//! What this machine's kernel NFS server exports for Cobalt, and to whom.
+//!
+//! One file names all of it and is replaced whole; then `exportfs -r` runs once, whatever the
+//! number of changes, and what it made of them is read from its own table. Exports of others are
+//! neither read nor changed by us.
+//!
+//! The file lies in the run folder and the folder of exportfs holds a link to it. So it is gone
+//! after a reboot, when the node may have been replaced meanwhile: nothing is exported then
+//! before it is ordered anew. A mere restart of the daemon leaves what the kernel serves as it is.
+
+#[cfg(feature = "contract")]
+mod fake;
+mod nfsd;
+mod text;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cobalt_core::{Admits, NodeId, SubvolumeUuid, VolumeId};
+use uuid::Uuid;
+
+#[cfg(feature = "contract")]
+pub use self::fake::FakeExports;
+pub use self::nfsd::NfsServer;
+use crate::error::{HostError, refused};
+use crate::tools::EXPORTFS;
+
+/// exportfs needs some 40 ms for 6,000 entries; it waits longer where others run it as well.
+const EXPORTFS_LIMIT: Duration = Duration::from_secs(20);
+/// The table that exportfs keeps, and that mountd answers the kernel from.
+const TABLE: &str = "/var/lib/nfs/etab";
+/// Where exportfs looks for files.
+const FOLDER: &str = "/etc/exports.d";
+
+/// All exports of one node, by volume.
+pub type ExportTable = BTreeMap<VolumeId, Export>;
+
+/// The export of one volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Export {
+    /// The subvolume that is exported.
+    pub subvolume: SubvolumeUuid,
+    /// Whom it lets in.
+    pub admits: Admits,
+}
+
+/// What an Agent asks of its machine's NFS server. All methods block.
+pub trait Exports: Send + Sync {
+    /// Whether volumes can be exported, or why not: one sentence.
+    fn server(&self) -> Result<NfsServer, String>;
+
+    /// What was ordered last; nothing after a reboot.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    fn ordered(&self) -> Result<ExportTable, HostError>;
+
+    /// Exports exactly these, and returns what is really exported, as was looked at afterwards.
+    ///
+    /// # Errors
+    /// When it cannot be ordered or looked at.
+    fn order(&self, table: &ExportTable) -> Result<ExportTable, HostError>;
+
+    /// What is really exported of these now; it changes nothing.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    fn look(&self, table: &ExportTable) -> Result<ExportTable, HostError>;
+
+    /// Ends what the hosts at these addresses have open and locked, so that a change is felt by
+    /// hosts that do not ask anew. They recover what they may still have. Returns how many
+    /// clients were found.
+    ///
+    /// # Errors
+    /// When the server's list of clients cannot be read.
+    fn expire(&self, hosts: &BTreeSet<IpAddr>) -> Result<u64, HostError>;
+}
+
+/// The kernel's NFS server, for the pool of one node.
+#[derive(Clone, Debug)]
+pub struct KernelExports {
+    pool: PathBuf,
+    file: PathBuf,
+    link: PathBuf,
+}
+
+/// The id by which clients know an exported file system. It is another one after each move and
+/// each restore, so that a file handle from before leads nowhere; and the same after a reboot.
+pub fn fsid(volume: VolumeId, subvolume: SubvolumeUuid) -> Uuid {
+    Uuid::new_v5(&Uuid::from_bytes(volume.0), &subvolume.0)
+}
+
+impl KernelExports {
+    /// The exports of the node whose pool is at `pool`. `node` makes its files its own where
+    /// several nodes share a machine.
+    pub fn new(run_dir: &Path, node: NodeId, pool: &Path) -> KernelExports {
+        let file = run_dir.join("exports").join(format!("{node}.exports"));
+        let link = Path::new(FOLDER).join(format!("cobalt-{node}.exports"));
+        KernelExports { pool: pool.to_owned(), file, link }
+    }
+
+    fn write(&self, table: &ExportTable) -> io::Result<()> {
+        let folder = self.file.parent().unwrap_or(Path::new("/"));
+        std::fs::create_dir_all(folder)?;
+        let mut new = tempfile::NamedTempFile::new_in(folder)?;
+        new.write_all(text::file(&self.pool, table).as_bytes())?;
+        new.persist(&self.file).map_err(|error| error.error)?;
+        self.put_link()
+    }
+
+    fn put_link(&self) -> io::Result<()> {
+        if std::fs::read_link(&self.link).is_ok_and(|target| target == self.file) {
+            return Ok(());
+        }
+        std::fs::create_dir_all(FOLDER)?;
+        // Under a name that exportfs does not read, so that it never finds half of it.
+        let new = self.link.with_extension("new");
+        match std::fs::remove_file(&new) {
+            Ok(()) => (),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+            Err(error) => return Err(error),
+        }
+        symlink(&self.file, &new)?;
+        std::fs::rename(&new, &self.link)
+    }
+}
+
+impl Exports for KernelExports {
+    fn server(&self) -> Result<NfsServer, String> {
+        EXPORTFS.path().map_err(|error| error.to_string())?;
+        text::check_path(&self.pool)?;
+        nfsd::server()
+    }
+
+    fn ordered(&self) -> Result<ExportTable, HostError> {
+        let act = || format!("read {}", self.file.display());
+        match std::fs::read_to_string(&self.file) {
+            Ok(file) => text::parse_file(&file)
+                .map_err(|line| HostError::NotSeen(format!("{}: bad line {line}", act()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(ExportTable::new()),
+            Err(error) => Err(refused(&act())(error)),
+        }
+    }
+
+    fn order(&self, table: &ExportTable) -> Result<ExportTable, HostError> {
+        self.write(table).map_err(refused(&format!("write {}", self.file.display())))?;
+        // It fails where one line of anybody is bad, ours are in effect all the same: so what
+        // counts is what is found afterwards.
+        let ran = EXPORTFS.run("export volumes", &["-r"], EXPORTFS_LIMIT);
+        let found = self.look(table)?;
+        match ran {
+            Err(error) if found != *table => Err(error),
+            Ok(_) | Err(_) => Ok(found),
+        }
+    }
+
+    fn look(&self, table: &ExportTable) -> Result<ExportTable, HostError> {
+        let etab = match std::fs::read_to_string(TABLE) {
+            Ok(etab) => etab,
+            // Before the server's first start.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(refused(&format!("read {TABLE}"))(error)),
+        };
+        Ok(text::parse_etab(&etab, &self.pool, table))
+    }
+
+    fn expire(&self, hosts: &BTreeSet<IpAddr>) -> Result<u64, HostError> {
+        nfsd::expire(hosts).map_err(refused("end what NFS clients have open"))
+    }
+}

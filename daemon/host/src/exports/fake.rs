@@ -1,0 +1,88 @@
+//! Exports in memory, for tests of those who order them.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{ExportTable, Exports, NfsServer};
+use crate::error::HostError;
+
+/// A machine whose NFS server does what it is told.
+#[derive(Debug, Default)]
+pub struct FakeExports {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    ordered: ExportTable,
+    found: ExportTable,
+    stopped: bool,
+    expired: Vec<IpAddr>,
+    runs: u64,
+}
+
+impl FakeExports {
+    /// Stops its server, or starts it again.
+    pub fn stop(&self, stopped: bool) {
+        self.lock().stopped = stopped;
+    }
+
+    /// Somebody else takes all exports away.
+    pub fn lose(&self) {
+        self.lock().found.clear();
+    }
+
+    /// What it exports.
+    pub fn exported(&self) -> ExportTable {
+        self.lock().found.clone()
+    }
+
+    /// The hosts whose state was ended, in order.
+    pub fn expired(&self) -> Vec<IpAddr> {
+        self.lock().expired.clone()
+    }
+
+    /// How often exports were ordered.
+    pub fn runs(&self) -> u64 {
+        self.lock().runs
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Exports for FakeExports {
+    fn server(&self) -> Result<NfsServer, String> {
+        match self.lock().stopped {
+            true => Err("the NFS server is stopped; start nfs-server.service".to_owned()),
+            false => Ok(NfsServer { lease_secs: 10 }),
+        }
+    }
+
+    fn ordered(&self) -> Result<ExportTable, HostError> {
+        Ok(self.lock().ordered.clone())
+    }
+
+    fn order(&self, table: &ExportTable) -> Result<ExportTable, HostError> {
+        let mut inner = self.lock();
+        inner.runs += 1;
+        inner.ordered.clone_from(table);
+        inner.found.clone_from(table);
+        Ok(table.clone())
+    }
+
+    fn look(&self, table: &ExportTable) -> Result<ExportTable, HostError> {
+        let inner = self.lock();
+        let wanted = |id: &_| table.contains_key(id);
+        let found = inner.found.iter().filter(|(id, _)| wanted(id));
+        Ok(found.map(|(id, export)| (*id, export.clone())).collect())
+    }
+
+    fn expire(&self, hosts: &BTreeSet<IpAddr>) -> Result<u64, HostError> {
+        let mut inner = self.lock();
+        inner.expired.extend(hosts);
+        Ok(hosts.len() as u64)
+    }
+}

@@ -1,0 +1,263 @@
+//! Orders exports for many volumes together: while one run of exportfs is under way, others
+//! queue up and share the next. It alone orders them; what it says is exported was looked at.
+//!
+//! A host that lost its right is refused from the moment exportfs has run. Where its plugin does
+//! not say within a short time that the mount was taken away, what it has open is ended on the
+//! server as well.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cobalt_core::{Admits, SubvolumeUuid, VolumeId};
+use cobalt_host::{Export, ExportTable, Exports};
+use cobalt_store::Follower;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::chain;
+
+/// How many share a run of exportfs at most.
+const TOGETHER: usize = 1024;
+/// How often it is looked whether somebody else took our exports away.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long a host that lost its right has to take its mount away by itself.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Takes orders from many and carries them out together.
+#[derive(Clone, Debug)]
+pub(super) struct Exporter {
+    orders: mpsc::Sender<Order>,
+    /// What was ordered last.
+    ordered: Arc<Mutex<ExportTable>>,
+}
+
+#[derive(Debug)]
+struct Order {
+    volume: VolumeId,
+    /// `None`: it is not exported at all.
+    export: Option<Export>,
+    reply: oneshot::Sender<Result<Admits, String>>,
+}
+
+/// What the task knows.
+struct Work {
+    exports: Arc<dyn Exports>,
+    follower: Follower,
+    ordered: Arc<Mutex<ExportTable>>,
+    /// What was found exported afterwards; `None` when that did not succeed.
+    seen: Option<ExportTable>,
+    /// Hosts that lost their right, and until when they may comply by themselves.
+    barred: BTreeMap<(VolumeId, IpAddr), Instant>,
+}
+
+impl Exporter {
+    /// Starts with what was ordered before: the kernel still serves it.
+    pub(super) fn start(exports: Arc<dyn Exports>, follower: Follower) -> Exporter {
+        let before = exports.ordered().unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "what was exported before cannot be read");
+            ExportTable::new()
+        });
+        let ordered = Arc::new(Mutex::new(before));
+        let (orders, taken) = mpsc::channel(TOGETHER);
+        let barred = BTreeMap::new();
+        let work = Work { exports, follower, ordered: ordered.clone(), seen: None, barred };
+        tokio::spawn(work.run(taken));
+        Exporter { orders, ordered }
+    }
+
+    /// Exports a volume to exactly these, and returns whom it really lets in.
+    ///
+    /// # Errors
+    /// A sentence, when it cannot be exported so.
+    pub(super) async fn export(
+        &self,
+        volume: VolumeId,
+        subvolume: SubvolumeUuid,
+        admits: Admits,
+    ) -> Result<Admits, String> {
+        if admits.is_empty() && !self.knows(volume) {
+            return Ok(admits);
+        }
+        self.order(volume, Some(Export { subvolume, admits })).await
+    }
+
+    /// Ends the export of a volume, if it has one.
+    ///
+    /// # Errors
+    /// A sentence, when it may still be exported.
+    pub(super) async fn withdraw(&self, volume: VolumeId) -> Result<(), String> {
+        match self.knows(volume) {
+            true => self.order(volume, None).await.map(drop),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether a volume's export was ordered to let in exactly these.
+    pub(super) fn lets_in_exactly(&self, volume: VolumeId, wanted: &Admits) -> bool {
+        match lock(&self.ordered).get(&volume) {
+            Some(export) => export.admits == *wanted,
+            None => wanted.is_empty(),
+        }
+    }
+
+    /// The volumes that have an export.
+    pub(super) fn volumes(&self) -> Vec<VolumeId> {
+        lock(&self.ordered).keys().copied().collect()
+    }
+
+    fn knows(&self, volume: VolumeId) -> bool {
+        lock(&self.ordered).contains_key(&volume)
+    }
+
+    async fn order(&self, volume: VolumeId, export: Option<Export>) -> Result<Admits, String> {
+        let (reply, answer) = oneshot::channel();
+        let ended = || "the exporter has ended".to_owned();
+        let order = Order { volume, export, reply };
+        self.orders.send(order).await.map_err(|_| ended())?;
+        answer.await.unwrap_or_else(|_| Err(ended()))
+    }
+}
+
+impl Work {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let mut batch = Vec::new();
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                taken = orders.recv_many(&mut batch, TOGETHER) => match taken {
+                    0 => return,
+                    _ => self.carry_out(std::mem::take(&mut batch)).await,
+                },
+                _ = look.tick() => self.look().await,
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, batch: Vec<Order>) {
+        let before = lock(&self.ordered).clone();
+        let mut wanted = before.clone();
+        let mut replies = Vec::with_capacity(batch.len());
+        for Order { volume, export, reply } in batch {
+            match export {
+                Some(export) => drop(wanted.insert(volume, export)),
+                None => drop(wanted.remove(&volume)),
+            }
+            replies.push((volume, reply));
+        }
+        self.note_barred(&before, &wanted);
+        let holds = self.seen.as_ref() == Some(&wanted);
+        let outcome = if holds { Ok(()) } else { self.order(wanted).await };
+        for (volume, reply) in replies {
+            let seen = self.seen.as_ref().and_then(|seen| seen.get(&volume));
+            let admits = seen.map(|export| export.admits.clone()).unwrap_or_default();
+            // Whoever asked may have gone; it is exported all the same.
+            let _ = reply.send(outcome.clone().map(|()| admits));
+        }
+    }
+
+    /// Carries out `wanted` and looks.
+    async fn order(&mut self, wanted: ExportTable) -> Result<(), String> {
+        let exports = self.exports.clone();
+        let entries: usize = wanted.values().map(|export| export.admits.len()).sum();
+        lock(&self.ordered).clone_from(&wanted);
+        let carried_out = tokio::task::spawn_blocking(move || {
+            exports.server()?;
+            exports.order(&wanted).map_err(|error| chain(&error))
+        });
+        let seen = carried_out.await.unwrap_or_else(|panic| Err(format!("a fault: {panic}")));
+        self.seen = seen.as_ref().ok().cloned();
+        match seen {
+            Ok(seen) => {
+                tracing::info!(volumes = seen.len(), entries, "exported");
+                Ok(())
+            }
+            Err(why) => {
+                tracing::error!(why, "the volumes cannot be exported as they should be");
+                Err(why)
+            }
+        }
+    }
+
+    fn note_barred(&mut self, before: &ExportTable, wanted: &ExportTable) {
+        for (volume, export) in before {
+            let now = wanted.get(volume).map(|export| &export.admits);
+            let lost =
+                export.admits.keys().filter(|host| now.is_none_or(|now| !now.contains_key(host)));
+            let until = Instant::now() + GRACE;
+            self.barred.extend(lost.map(|host| ((*volume, *host), until)));
+        }
+        self.barred.retain(|(volume, host), _| {
+            wanted.get(volume).is_none_or(|export| !export.admits.contains_key(host))
+        });
+    }
+
+    /// Puts right what somebody else changed, and ends what barred hosts still have open.
+    async fn look(&mut self) {
+        self.expire().await;
+        let wanted = lock(&self.ordered).clone();
+        if wanted.is_empty() || !self.may_act() {
+            return;
+        }
+        let exports = self.exports.clone();
+        let table = wanted.clone();
+        let found = tokio::task::spawn_blocking(move || exports.look(&table)).await;
+        match found {
+            Ok(Ok(found)) if found == wanted => self.seen = Some(found),
+            Ok(Ok(_)) => {
+                tracing::warn!("exports are not as they were ordered; they are ordered again");
+                // What came of it is logged there.
+                let _ = self.order(wanted).await;
+            }
+            Ok(Err(error)) => tracing::warn!(error = chain(&error), "exports cannot be looked at"),
+            Err(error) => tracing::error!(%error, "looking at exports ended badly"),
+        }
+    }
+
+    /// While etcd is out of touch nothing is changed.
+    fn may_act(&self) -> bool {
+        self.follower.age().is_none() && !self.follower.went_back()
+    }
+
+    async fn expire(&mut self) {
+        let complied = |volume: VolumeId, host: IpAddr| {
+            self.follower.read(|view| {
+                let there = view.consumers(volume).filter(|one| one.address == Some(host));
+                let said = there.map(|one| one.has.as_ref().is_some_and(|has| has.grant.is_none()));
+                // One host may have several plugins; where there is none, nobody said anything.
+                said.min() == Some(true)
+            })
+        };
+        let now = Instant::now();
+        let mut hosts = BTreeSet::new();
+        let mut left = BTreeMap::new();
+        for ((volume, host), until) in std::mem::take(&mut self.barred) {
+            if complied(volume, host) {
+                continue;
+            }
+            match until <= now {
+                true => drop(hosts.insert(host)),
+                false => drop(left.insert((volume, host), until)),
+            }
+        }
+        self.barred = left;
+        if hosts.is_empty() {
+            return;
+        }
+        let (exports, named) = (self.exports.clone(), hosts.clone());
+        match tokio::task::spawn_blocking(move || exports.expire(&hosts)).await {
+            Ok(Ok(0)) => (),
+            Ok(Ok(clients)) => {
+                tracing::warn!(?named, clients, "hosts that lost a right had their state ended");
+            }
+            Ok(Err(error)) => tracing::error!(error = chain(&error), "state cannot be ended"),
+            Err(error) => tracing::error!(%error, "ending state ended badly"),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

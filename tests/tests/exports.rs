@@ -1,0 +1,214 @@
+//! Whom the Agent lets in to a volume, from the record and the hosts that use it to the NFS
+//! server: scenarios on a store in memory, a fake pool and a fake server.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cobalt_core::{Access, AccessPolicy, Admits, Consumer, Has, HostId, Phase, VolumeId, Wish};
+use cobalt_host::{FakeExports, FakePool};
+use cobalt_store::{Change, Saved, Stored};
+use cobalt_tests::{Cluster, Running, SOON, gib};
+use tokio::time::{sleep, timeout};
+
+/// One node with a volume that is ready.
+struct Scene {
+    cluster: Cluster,
+    pool: Arc<FakePool>,
+    exports: Arc<FakeExports>,
+    volume: VolumeId,
+    running: Vec<Running>,
+}
+
+impl Scene {
+    async fn new(policy: AccessPolicy, rules: &[&str]) -> Scene {
+        let cluster = Cluster::new().await;
+        let pool = cluster.node("n1", &[]).await;
+        let exports = Arc::<FakeExports>::default();
+        let running = vec![cluster.engine("e1"), cluster.agent_exporting(&pool, &exports)];
+        let wish = Wish { access: access(policy, rules), ..gib(1) };
+        let volume = cluster.wish("web", wish).await;
+        cluster.ready(volume).await;
+        Scene { cluster, pool, exports, volume, running }
+    }
+
+    async fn register(&self, host: u8, address: &str, has: Option<Has>) {
+        let consumer = Consumer {
+            volume: self.volume,
+            host: HostId([host; 16]),
+            hostname: format!("h{host}"),
+            since_ms: 1,
+            address: Some(at(address)),
+            has,
+        };
+        loop {
+            let stored = self.cluster.store.volume(&"web".parse().unwrap()).await.unwrap().unwrap();
+            let noted = self.cluster.store.register_consumer(&stored, &consumer).await.unwrap();
+            if let Saved::Done(_) = noted {
+                return;
+            }
+        }
+    }
+
+    async fn change(&self, policy: AccessPolicy, rules: &[&str]) {
+        loop {
+            let Stored { value, revision } =
+                self.cluster.store.volume(&"web".parse().unwrap()).await.unwrap().unwrap();
+            let wish = Wish { access: access(policy, rules), ..value.wish.clone() };
+            let change = Change { volume: value.rewish(wish).unwrap(), read_at: revision };
+            if let Saved::Done(_) = self.cluster.store.save_wish(&change).await.unwrap() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the server exports exactly this, and the record says so.
+    async fn lets_in(&self, wanted: &[&str]) {
+        let so = timeout(SOON, async {
+            while self.exported() != wanted || self.recorded() != wanted {
+                sleep(Duration::from_millis(50)).await;
+            }
+        });
+        if so.await.is_err() {
+            panic!("exported {:?}, recorded {:?}", self.exported(), self.recorded());
+        }
+    }
+
+    fn exported(&self) -> Vec<String> {
+        self.exports.exported().get(&self.volume).map(|e| shown(&e.admits)).unwrap_or_default()
+    }
+
+    fn recorded(&self) -> Vec<String> {
+        self.cluster.follower.read(|view| match &view.volume(self.volume).unwrap().value.phase {
+            Phase::Ready { admits, .. } => shown(admits),
+            other => panic!("{other:?}"),
+        })
+    }
+
+    async fn end(self) {
+        for one in self.running {
+            one.stop().await;
+        }
+    }
+}
+
+fn access(policy: AccessPolicy, rules: &[&str]) -> Access {
+    Access::new(policy, rules.iter().map(|rule| rule.parse().unwrap()).collect()).unwrap()
+}
+
+fn at(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn shown(admits: &Admits) -> Vec<String> {
+    admits.iter().map(|(host, grant)| format!("{host}={grant}")).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_registers_is_let_in_and_the_record_says_so() {
+    let scene = Scene::new(AccessPolicy::Auto, &[]).await;
+    assert_eq!(scene.exports.runs(), 0, "nothing is exported to nobody");
+    scene.register(1, "10.0.0.1", None).await;
+    scene.lets_in(&["10.0.0.1=rw"]).await;
+    scene.register(2, "10.0.0.2", None).await;
+    scene.lets_in(&["10.0.0.1=rw", "10.0.0.2=rw"]).await;
+    scene.cluster.store.release_consumer(scene.volume, HostId([1; 16])).await.unwrap();
+    scene.lets_in(&["10.0.0.2=rw"]).await;
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_the_rules_reaches_the_export_whichever_way_it_goes() {
+    let scene = Scene::new(AccessPolicy::Listed, &["10.0.0.1"]).await;
+    scene.lets_in(&["10.0.0.1=rw"]).await;
+    scene.register(2, "10.0.0.2", None).await;
+    scene.change(AccessPolicy::Auto, &["10.0.0.1=ro"]).await;
+    scene.lets_in(&["10.0.0.1=ro", "10.0.0.2=rw"]).await;
+    scene.change(AccessPolicy::Auto, &["10.0.0.2=none"]).await;
+    scene.lets_in(&[]).await;
+    scene.change(AccessPolicy::Listed, &["10.0.0.2=rw+all_squash"]).await;
+    scene.lets_in(&["10.0.0.2=rw+all_squash"]).await;
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_that_does_not_take_its_mount_away_has_its_state_ended() {
+    let scene = Scene::new(AccessPolicy::Auto, &[]).await;
+    scene.register(1, "10.0.0.1", None).await;
+    scene.register(2, "10.0.0.2", None).await;
+    scene.lets_in(&["10.0.0.1=rw", "10.0.0.2=rw"]).await;
+    scene.change(AccessPolicy::Listed, &[]).await;
+    scene.lets_in(&[]).await;
+    let has = Has { generation: 2, epoch: 1, grant: None, trouble: None, since_ms: 2 };
+    scene.register(1, "10.0.0.1", Some(has)).await;
+    let ended = timeout(SOON, async {
+        while scene.exports.expired().is_empty() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    });
+    ended.await.unwrap();
+    assert_eq!(scene.exports.expired(), [at("10.0.0.2")]);
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn exports_that_somebody_took_away_are_put_back() {
+    let scene = Scene::new(AccessPolicy::Listed, &["10.0.0.1"]).await;
+    scene.lets_in(&["10.0.0.1=rw"]).await;
+    scene.exports.lose();
+    scene.lets_in(&["10.0.0.1=rw"]).await;
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_is_not_exported_any_more_when_its_data_goes() {
+    let scene = Scene::new(AccessPolicy::Listed, &["10.0.0.1"]).await;
+    scene.lets_in(&["10.0.0.1=rw"]).await;
+    scene.cluster.delete("web").await;
+    let gone = timeout(SOON, async {
+        while scene.cluster.follower.read(|view| view.volume(scene.volume).is_some()) {
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    gone.await.unwrap();
+    assert_eq!(scene.exports.exported().len(), 0);
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_an_nfs_server_the_volume_says_so_and_is_exported_once_there_is_one() {
+    let cluster = Cluster::new().await;
+    let pool = cluster.node("n1", &[]).await;
+    let exports = Arc::<FakeExports>::default();
+    exports.stop(true);
+    let running = vec![cluster.engine("e1"), cluster.agent_exporting(&pool, &exports)];
+    let wish = Wish { access: access(AccessPolicy::Listed, &["10.0.0.1"]), ..gib(1) };
+    let volume = cluster.wish("web", wish).await;
+    cluster.ready(volume).await;
+    let trouble = || {
+        cluster.follower.read(|view| {
+            let trouble = view.volume(volume).unwrap().value.trouble.clone();
+            trouble.map(|trouble| trouble.message).unwrap_or_default()
+        })
+    };
+    assert!(trouble().contains("start nfs-server.service"), "{}", trouble());
+    exports.stop(false);
+    let scene = Scene { cluster, pool, exports, volume, running };
+    scene.lets_in(&["10.0.0.1=rw"]).await;
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_agent_leaves_exports_as_they_are_when_nothing_changed() {
+    let mut scene = Scene::new(AccessPolicy::Listed, &["10.0.0.1"]).await;
+    scene.lets_in(&["10.0.0.1=rw"]).await;
+    let agent = scene.running.pop().unwrap();
+    agent.stop().await;
+    let runs = scene.exports.runs();
+    scene.running.push(scene.cluster.agent_exporting(&scene.pool, &scene.exports));
+    sleep(Duration::from_secs(120)).await;
+    assert_eq!(scene.exports.runs(), runs);
+    scene.lets_in(&["10.0.0.1=rw"]).await;
+    scene.end().await;
+}
