@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET
 
 .DEFAULT_GOAL := help
-.PHONY: help deps build demo check test integration bench up down deb deb-check plugin-folder clean
+.PHONY: help deps build demo check test integration lab lab-shell bench up down deb deb-check plugin-folder clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,14 @@ test: ## everything, on a real etcd, btrfs and dockerd as well (as root)
 
 integration: ## only the tests on real parts (as root)
 	@scripts/test.sh integration
+
+lab: ## only the tests on the kernel's NFS, in an emulated guest (as root); SUITE=bookworm: the older one
+	@scripts/deps.sh --lab
+	@scripts/lab.sh test $(TEST)
+
+lab-shell: ## a shell in that guest, which forgets all at the end (as root)
+	@scripts/deps.sh --lab
+	@scripts/lab.sh shell
 
 bench: deps ## measure beside the least that must be done, 15 minutes (as root); BENCH_QUICK=1: two
 	@scripts/bench.sh

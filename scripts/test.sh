@@ -35,18 +35,26 @@ integration() {
         -- --test-threads 2
 }
 
+# The tests that need the kernel's NFS, in a guest that has it; then some of them on the older one.
+lab() {
+    tests env COBALT_BIN_DIR="$ROOT/target/integration" "$ROOT/scripts/lab.sh" test
+    tests env COBALT_BIN_DIR="$ROOT/target/integration" "$ROOT/scripts/lab.sh" test \
+        --suite bookworm lab_nfs
+}
+
 [ "$(id -u)" = 0 ] || {
     echo "the tests mount file systems and start daemons: run them as root (make check needs no root)" >&2
     exit 1
 }
 case ${1:-all} in
 all)
-    check "$ROOT/scripts/deps.sh"
+    check "$ROOT/scripts/deps.sh" --lab
     quick
     deny
     check "$ROOT/scripts/fuzz.sh"
     packages
     integration
+    lab
     ;;
 integration) integration ;;
 *)

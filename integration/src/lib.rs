@@ -16,6 +16,7 @@ pub mod docker;
 pub mod etcd;
 pub mod failpoints;
 pub mod http;
+pub mod lab;
 pub mod loopfs;
 pub mod plugin;
 pub mod process;

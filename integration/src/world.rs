@@ -32,10 +32,27 @@ const FIRST: &str = "set -e
 #[derive(Clone, Debug)]
 pub struct World(Arc<Inner>);
 
+/// What a world has of its own beside mounts and processes.
+#[derive(Debug, Default)]
+pub struct Shape {
+    /// Namespaces, as options that both unshare and nsenter know.
+    pub namespaces: Vec<&'static str>,
+    /// What its first process runs in bash, before anything else runs inside. It says "ready",
+    /// and waits for the end of its input.
+    pub first: String,
+    /// Run by a shell before each command that is started from outside.
+    pub enter: Option<&'static str>,
+    /// A folder that outlives it, for one that comes back; else it has one of its own.
+    pub folder: Option<PathBuf>,
+}
+
 #[derive(Debug)]
 struct Inner {
     unshare: Child,
     first: u32,
+    namespaces: Vec<&'static str>,
+    enter: Option<&'static str>,
+    path: PathBuf,
     folder: Option<tempfile::TempDir>,
 }
 
@@ -46,15 +63,23 @@ impl World {
     /// Without root, or where the kernel has no namespaces.
     #[expect(clippy::new_without_default, reason = "it starts processes")]
     pub fn new() -> World {
+        World::shaped(Shape { first: FIRST.to_owned(), ..Shape::default() })
+    }
+
+    /// A new one with more of its own.
+    ///
+    /// # Panics
+    /// Without root, or where the kernel has no namespaces.
+    pub fn shaped(shape: Shape) -> World {
         assert!(nix::unistd::geteuid().is_root(), "these tests need root: sudo make integration");
-        let folder = tempfile::Builder::new()
-            .prefix("cobalt-test-")
-            .tempdir_in("/var/tmp")
-            .expect("a folder in /var/tmp");
-        std::fs::create_dir(folder.path().join("log")).expect("a folder for logs");
+        let folder = shape.folder.is_none().then(own_folder);
+        let own = folder.as_ref().map(|folder| folder.path().to_owned());
+        let path = shape.folder.or(own).expect("one of the two is there");
+        std::fs::create_dir_all(path.join("log")).expect("a folder for logs");
         let mut unshare = Command::new("unshare")
             .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"])
-            .args(["bash", "-c", FIRST])
+            .args(&shape.namespaces)
+            .args(["bash", "-c", &shape.first])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -64,12 +89,18 @@ impl World {
         BufReader::new(output).read_line(&mut line).expect("a line from the namespace");
         assert_eq!(line.trim(), "ready", "the namespaces could not be set up");
         let first = only_child(unshare.id()).expect("it is running: it has said so");
-        World(Arc::new(Inner { unshare, first, folder: Some(folder) }))
+        let Shape { namespaces, enter, .. } = shape;
+        World(Arc::new(Inner { unshare, first, namespaces, enter, path, folder }))
+    }
+
+    /// The pid of its first process, outside: where its namespaces are found.
+    pub fn first(&self) -> u32 {
+        self.0.first
     }
 
     /// A folder on disk, at the same path inside and outside.
     pub fn folder(&self) -> &Path {
-        self.0.folder.as_ref().expect("it is there until the world ends").path()
+        &self.0.path
     }
 
     /// The log file of the program called `name` here.
@@ -88,9 +119,14 @@ impl World {
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("nsenter");
         command
-            .args(["--target", &self.0.first.to_string(), "--mount", "--pid", "--"])
-            .arg(program.as_ref())
+            .args(["--target", &self.0.first.to_string(), "--mount", "--pid"])
+            .args(&self.0.namespaces)
+            .arg("--")
             .env("LC_ALL", "C.UTF-8");
+        if let Some(enter) = self.0.enter {
+            command.args(["sh", "-c", &format!("{enter}; exec \"$0\" \"$@\"")]);
+        }
+        command.arg(program.as_ref());
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             if text.starts_with("COBALT_") || text.starts_with("DOCKER_") || text == "FAILPOINTS" {
@@ -171,6 +207,15 @@ pub(crate) fn only_child(pid: u32) -> Option<u32> {
     children.split_whitespace().next()?.parse().ok()
 }
 
+/// A fresh folder for a world, gone when it is dropped.
+///
+/// # Panics
+/// When there is no room for it.
+pub fn own_folder() -> tempfile::TempDir {
+    let made = tempfile::Builder::new().prefix("cobalt-test-").tempdir_in("/var/tmp");
+    made.expect("a folder in /var/tmp")
+}
+
 fn loops_below(folder: &Path) -> Vec<String> {
     let list = Command::new("losetup")
         .args(["--list", "--noheadings", "--raw", "--output", "NAME,BACK-FILE"])
@@ -186,9 +231,8 @@ fn loops_below(folder: &Path) -> Vec<String> {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let Some(folder) = self.folder.take() else { return };
         if std::thread::panicking() {
-            keep_logs(folder.path());
+            keep_logs(&self.path);
         }
         drop(self.unshare.stdin.take());
         let ended = poll(Duration::from_secs(10), || self.unshare.try_wait().ok().flatten());
@@ -198,12 +242,13 @@ impl Drop for Inner {
         }
         // The mounts go after the last process; a device that was not told to go with them stays.
         let gone =
-            poll(Duration::from_secs(5), || loops_below(folder.path()).is_empty().then_some(()));
+            poll(Duration::from_secs(5), || loops_below(&self.path).is_empty().then_some(()));
         if gone.is_none() {
-            for device in loops_below(folder.path()) {
+            for device in loops_below(&self.path) {
                 let _ = Command::new("losetup").args(["-d", &device]).status();
             }
         }
+        let Some(folder) = self.folder.take() else { return };
         if let Err(error) = std::fs::remove_dir_all(folder.path()) {
             eprintln!("{} could not be removed: {error}", folder.path().display());
         }
