@@ -6,6 +6,7 @@
 //! Between surveys only what the volumes hold is read. While etcd is out of touch it starts
 //! nothing.
 
+mod addresses;
 mod errand;
 mod exporter;
 mod look;
@@ -22,7 +23,7 @@ use cobalt_host::{Exports, Holdings, Pool};
 use cobalt_store::{Follower, Session, Store, kv::LeaseId};
 use tokio::sync::Semaphore;
 use tokio::task::{self, JoinError, JoinSet};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use self::errand::Outcome;
 use self::exporter::Exporter;
@@ -39,6 +40,9 @@ const AT_ONCE: usize = 128;
 const LAST_WORK: Duration = Duration::from_secs(5);
 /// The pause before another try to take over the node.
 const TAKE_OVER: Duration = Duration::from_secs(1);
+
+/// How often the machine's addresses are looked at.
+const ADDRESSES_EVERY: Duration = Duration::from_secs(2);
 
 /// How an Agent works.
 #[derive(Clone, Debug)]
@@ -150,6 +154,8 @@ impl Agent {
         self.follower.in_touch().await;
         self.take_over(lease, work).await;
         let mut changes = self.follower.subscribe();
+        let mut addresses = interval(ADDRESSES_EVERY);
+        addresses.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_look = Instant::now();
         work.looks.begin_anew();
         loop {
@@ -165,6 +171,7 @@ impl Agent {
                     }
                     changed.volumes.into_iter().for_each(|id| self.look_again(work, id));
                 }
+                _ = addresses.tick() => self.note_addresses().await,
                 Some(done) = work.errands.join_next_with_id() => self.finish(work, done),
                 Some(Ok(id)) = work.retries.join_next() => self.retry(work, id),
                 Some(ended) = work.emptying.join_next() => {

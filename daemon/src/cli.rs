@@ -1,7 +1,9 @@
 //! The operator's command line over the API. It knows the wire and the names of core, and
 //! nothing of etcd, btrfs, or how anything is decided: what is right to ask, the API says.
 
+mod access;
 mod args;
+mod callbacks;
 mod colour;
 mod commands;
 mod complete;

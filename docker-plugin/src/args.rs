@@ -2,7 +2,7 @@
 //! what the service manager hands over. Nothing reads the environment later.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,6 +35,9 @@ pub struct Args {
     /// Where cobaltd says which nodes are on this machine.
     #[arg(long, env = "COBALT_PLUGIN_RUN_DIR", default_value = "/run/cobalt")]
     pub run_dir: PathBuf,
+    /// This host's address as storage nodes see it, where it is not the one from which it sends.
+    #[arg(long, env = "COBALT_PLUGIN_ADDRESS", value_name = "ADDRESS")]
+    pub address: Option<IpAddr>,
     /// Seconds between two readings of all volumes while the API answers.
     #[arg(long, env = "COBALT_PLUGIN_REFRESH_SECS", default_value_t = 3,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -80,6 +83,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Where cobaltd says which nodes are on this machine.
     pub run_dir: PathBuf,
+    /// This host's address, where its operator named one.
+    pub address: Option<IpAddr>,
     /// Between two readings of all volumes.
     pub refresh: Duration,
     /// Between two looks at the mounts.
@@ -143,6 +148,7 @@ impl Args {
             socket,
             state_dir,
             run_dir,
+            address: self.address,
             refresh: Duration::from_secs(self.refresh_secs),
             reconcile: Duration::from_secs(self.reconcile_secs),
         })

@@ -6,17 +6,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cobalt_api::client::{Client, ClientError};
+use cobalt_api::client::{Client, ClientError, Wait};
 use cobalt_api::error::Code;
-use cobalt_api::wire::{ConsumerRequest, Phase, Volume};
+use cobalt_api::wire::{ConsumerRequest, ConsumerState, Phase, Volume};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
+use crate::known::Place;
 use crate::mounts::Mounts;
+use crate::place::{self, NoWay, Way};
 use crate::view::View;
 use crate::{said, statefile};
 
@@ -65,6 +68,9 @@ pub struct Consumers {
     host: Host,
     view: Arc<View>,
     mounts: Arc<Mounts>,
+    run_dir: PathBuf,
+    /// This host's address, where its operator named one.
+    address: Option<IpAddr>,
     /// Ids of volumes that the API has noted for us, as far as this program knows.
     noted: Mutex<BTreeSet<String>>,
     turns: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -74,10 +80,32 @@ pub struct Consumers {
 pub type Turn = OwnedMutexGuard<()>;
 
 impl Consumers {
-    /// Nothing is known to be noted at first; the view tells.
-    pub fn new(client: Client, host: Host, view: Arc<View>, mounts: Arc<Mounts>) -> Consumers {
+    /// Nothing is known to be noted at first; the view tells. `address` is this host's own, where
+    /// its operator named one; `run_dir` is where the nodes of this machine are told of.
+    pub fn new(
+        client: Client,
+        host: Host,
+        (view, mounts): (Arc<View>, Arc<Mounts>),
+        run_dir: PathBuf,
+        address: Option<IpAddr>,
+    ) -> Consumers {
         let (noted, turns) = (Mutex::default(), Mutex::default());
-        Consumers { client, host, view, mounts, noted, turns }
+        Consumers { client, host, view, mounts, run_dir, address, noted, turns }
+    }
+
+    /// Who we are to the API.
+    pub fn host_id(&self) -> &str {
+        &self.host.id
+    }
+
+    /// How this host gets at a volume at `place`.
+    ///
+    /// # Errors
+    /// When there is no way, or this program has a fault.
+    pub async fn way(&self, place: &Place) -> Result<Way, NoWay> {
+        let (run_dir, place, address) = (self.run_dir.clone(), place.clone(), self.address);
+        let found = tokio::task::spawn_blocking(move || place::find(&run_dir, &place, address));
+        found.await.unwrap_or_else(|error| Err(NoWay::Local(io::Error::other(error))))
     }
 
     /// Waits for the turn of a volume: between noting and mounting nobody may take the note back.
@@ -91,18 +119,24 @@ impl Consumers {
         lock(&self.noted).contains(id) && self.is_here(name, id)
     }
 
-    /// Notes that this host uses the volume, and reads it.
+    /// Notes that this host uses the volume from `address` and what its containers have, and
+    /// reads the volume. With [`Wait::Done`] only when the volume's export lets this host in.
     ///
     /// # Errors
     /// When the API refuses or does not answer in time.
     pub async fn note(
         &self,
         name: &str,
+        (address, has): (Option<IpAddr>, Option<ConsumerState>),
+        wait: Wait,
         limit: Duration,
         _turn: &Turn,
     ) -> Result<Volume, ClientError> {
-        let request = ConsumerRequest { hostname: self.host.name.clone() };
-        let noted = self.client.register_consumer(name, &self.host.id, &request, limit).await?;
+        let hostname = self.host.name.clone();
+        let address = address.map(|address| address.to_string());
+        let request = ConsumerRequest { hostname, address, has };
+        let noted =
+            self.client.register_consumer(name, &self.host.id, &request, wait, limit).await?;
         lock(&self.noted).insert(noted.id.clone());
         Ok(noted)
     }
@@ -152,9 +186,23 @@ impl Consumers {
         });
         for name in missing {
             let turn = self.turn(&name).await;
-            if self.mounts.named(&name).is_some() {
-                let volume = self.note(&name, RELEASE_LIMIT, &turn).await?;
-                self.view.put(volume);
+            let known = self.view.get(&name).filter(|_| self.mounts.named(&name).is_some());
+            let Some(place) = known.and_then(|known| known.place.clone()) else { continue };
+            let address = match self.way(&place).await {
+                Ok(way) => way.own_address(),
+                Err(error) => {
+                    tracing::warn!(volume = name, "it cannot be noted: {}", said::line(&error));
+                    continue;
+                }
+            };
+            match self.note(&name, (address, None), Wait::No, RELEASE_LIMIT, &turn).await {
+                Ok(volume) => drop(self.view.put(volume)),
+                // The rules bar us by now: what is mounted here is taken away when the API lists
+                // us, and until then nothing more can be said.
+                Err(error) if error.code() == Some(Code::AccessDenied) => {
+                    tracing::warn!(volume = name, "it is mounted here against its access rules");
+                }
+                Err(error) => return Err(error),
             }
         }
         for name in surplus {

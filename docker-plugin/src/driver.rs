@@ -5,25 +5,24 @@
 //! order to forget the volume, its options and who uses it. Where it cannot be known no answer
 //! is given at all; dockerd then keeps what it knows.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cobalt_api::client::{Client, ClientError, Pending, Wait};
 use cobalt_api::error::Code;
-use cobalt_api::wire::{Phase, Problem};
+use cobalt_api::wire::{AccessMode, Phase, Problem};
 use cobalt_api::{VolumeId, VolumeName};
-use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::consumers::{Consumers, Turn, is_away};
-use crate::local::LocalNode;
+use crate::listing::Listing;
 use crate::metrics::Meter;
 use crate::mounts::{Holder, MountedHere, Mounts, Order, Process, Use};
-use crate::protocol::{Call, Listed, Reply, Request, Volume};
+use crate::place::Way;
+use crate::protocol::{Call, Reply, Request};
 use crate::view::{Known, View};
-use crate::{clock, local, options, said};
+use crate::{describe, options, said};
 
 /// How long the API may take to make a volume; dockerd waits 120 s.
 const CREATE_LIMIT: Duration = Duration::from_secs(100);
@@ -35,6 +34,9 @@ const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 const NEWS_LIMIT: Duration = Duration::from_secs(2);
 /// The same while it did not answer the last time.
 const OUTAGE_NEWS_LIMIT: Duration = Duration::from_millis(500);
+/// How long the API may take to have a volume exported to this host; dockerd waits 120 s for
+/// this and the mount.
+const ADMIT_LIMIT: Duration = Duration::from_secs(60);
 /// Between two tries to reach the API.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
@@ -66,8 +68,8 @@ pub struct Driver {
     pub view: Arc<View>,
     /// What is mounted.
     pub mounts: Arc<Mounts>,
-    /// Where the nodes of this machine are told of.
-    pub run_dir: PathBuf,
+    /// The answer to List.
+    pub listing: Listing,
     /// Where calls are noted.
     pub meter: Meter,
 }
@@ -80,12 +82,14 @@ impl Driver {
     /// # Errors
     /// As [`Refusal`] says.
     pub async fn answer(&self, call: Call, request: Request, caller: Caller) -> Outcome {
+        if let Some(outcome) = self.at_once(call, &request) {
+            return outcome;
+        }
         match call {
-            Call::Activate => Ok(Reply::Activated),
-            Call::Capabilities => Ok(Reply::Capabilities),
-            Call::List => Ok(self.list()),
-            Call::Path => Ok(self.path(&request.name)),
-            Call::Get => self.get(&request.name).await,
+            // All but Get have had their answer.
+            Call::Activate | Call::Capabilities | Call::List | Call::Path | Call::Get => {
+                self.get(&request.name).await
+            }
             Call::Create => self.create(request).await,
             Call::Remove => self.remove(&request.name).await,
             Call::Mount => self.mount(request, caller).await,
@@ -93,20 +97,16 @@ impl Driver {
         }
     }
 
-    fn list(&self) -> Reply {
-        let mut here = self.mounts.here();
-        let mut volumes = Vec::new();
-        self.view.each(|name, known| {
-            let mounted = here.remove(name);
-            if mounted.is_some() || exists(known) {
-                let mountpoint = mounted.and_then(|mounted| mounted.path);
-                volumes.push(Listed { name: name.to_owned(), mountpoint });
-            }
-        });
-        // What is mounted here exists here, whatever became of its record.
-        let rest = here.into_iter().filter(|(name, _)| !name.is_empty());
-        volumes.extend(rest.map(|(name, mounted)| Listed { name, mountpoint: mounted.path }));
-        Reply::Volumes(volumes)
+    /// The answer to a call that needs nobody else and no file; `None` for the others.
+    pub fn at_once(&self, call: Call, request: &Request) -> Option<Outcome> {
+        match call {
+            Call::Activate => Some(Ok(Reply::Activated)),
+            Call::Capabilities => Some(Ok(Reply::Capabilities)),
+            Call::List => Some(Ok(Reply::Volumes(self.listing.body(&self.view, &self.mounts)))),
+            Call::Path => Some(Ok(self.path(&request.name))),
+            Call::Get => self.get_known(&request.name),
+            Call::Create | Call::Remove | Call::Mount | Call::Unmount => None,
+        }
     }
 
     fn path(&self, name: &str) -> Reply {
@@ -114,19 +114,26 @@ impl Driver {
         Reply::Mountpoint(mounted.unwrap_or_default())
     }
 
-    async fn get(&self, name: &str) -> Outcome {
-        let Ok(name) = name.parse::<VolumeName>() else { return Err(no_such_volume(name)) };
+    /// What is said of a volume that is known here; `None` when it is not.
+    fn get_known(&self, name: &str) -> Option<Outcome> {
+        let Ok(name) = name.parse::<VolumeName>() else { return Some(Err(no_such_volume(name))) };
         let name = name.as_str();
-        let here = self.mounts.named(name);
-        let known = match self.view.get(name) {
-            Some(known) => Some(known),
-            None if here.is_some() => None,
-            None => self.look_up(name).await?,
-        };
-        if here.is_none() && !known.as_deref().is_some_and(exists) {
+        let (known, here) = (self.view.get(name), self.mounts.named(name));
+        let is_known = known.is_some() || here.is_some();
+        is_known.then(|| self.tell(name, known.as_deref(), here.as_ref()))
+    }
+
+    /// Looks elsewhere for a volume that is not known here.
+    async fn get(&self, name: &str) -> Outcome {
+        let known = self.look_up(name).await?;
+        self.tell(name, known.as_deref(), self.mounts.named(name).as_ref())
+    }
+
+    fn tell(&self, name: &str, known: Option<&Known>, here: Option<&MountedHere>) -> Outcome {
+        if here.is_none() && !known.is_some_and(Known::exists) {
             return Err(no_such_volume(name));
         }
-        Ok(Reply::Volume(self.describe(name, known.as_deref(), here)))
+        Ok(Reply::Volume(describe::body(name, known, here, self.view.outage().as_deref())))
     }
 
     /// Asks the API for a name that is not known here.
@@ -247,25 +254,28 @@ impl Driver {
         caller: Caller,
         turn: &Turn,
     ) -> Result<String, Refusal> {
-        let (known, node) = self.current(name, turn).await?;
-        let (id, _) = mountable(name, &known)?;
+        let (known, way, mode) = self.current(name, turn).await?;
+        let (id, place) = mountable(name, &known)?;
+        let source = way.source(&known, &place.path, mode).ok_or_else(|| barred(name))?;
         let holder = Holder::new(holder, caller.process);
-        let order = Order { id, name: name.to_string(), pool: node.pool_path, holder };
+        let order = Order { id, name: name.to_string(), source, holder };
         let mounts = Arc::clone(&self.mounts);
         let mounted = move || mounts.mount(&order, &|| caller.gone.load(Ordering::SeqCst));
-        blocking(mounted).await?.map_err(|error| {
+        let path = blocking(mounted).await?.map_err(|error| {
             let why = said::line(&error);
-            refuse(&format!("volume \"{name}\" cannot be mounted on {}: {why}", node.node))
-        })
+            refuse(&format!("volume \"{name}\" cannot be mounted from {}: {why}", place.node))
+        })?;
+        self.view.nudge();
+        Ok(path)
     }
 
-    /// The volume as the API knows it once it has noted that we use it; as we know it while the
-    /// API is away; and the node of this machine that has it.
+    /// The volume as the API knows it once it has noted that we use it and exports it to us; as
+    /// we know it while the API is away; the way to it, and with which rights.
     async fn current(
         &self,
         name: &VolumeName,
         turn: &Turn,
-    ) -> Result<(Arc<Known>, LocalNode), Refusal> {
+    ) -> Result<(Arc<Known>, Way, AccessMode), Refusal> {
         let limit = if self.view.outage().is_some() { OUTAGE_NEWS_LIMIT } else { NEWS_LIMIT };
         let known = match self.view.get(name.as_str()).filter(|known| known.phase == Phase::Ready) {
             Some(known) => known,
@@ -274,45 +284,50 @@ impl Driver {
                 Err(error) => return Err(refuse(&explain(&error))),
             },
         };
-        let node = self.node_of(name, &known).await?;
+        let way = self.way(name, &known).await?;
+        let ours = known.consumer(self.consumers.host_id()).cloned();
+        let may = ours.as_ref().map_or(AccessMode::Rw, |consumer| consumer.may);
         if self.consumers.holds(name.as_str(), &known.id) {
-            return Ok((known, node));
+            return Ok((known, way, may));
         }
-        match self.consumers.note(name.as_str(), limit, turn).await {
+        let said = (way.own_address(), None);
+        // An export of ours that stands needs no patience; a new one takes a run of exportfs.
+        let (wait, limit) = match (way.own_address(), &ours) {
+            (None, _) => (Wait::No, limit),
+            (Some(_), Some(ours)) if ours.admitted => (Wait::Done, limit),
+            (Some(_), _) => (Wait::Done, ADMIT_LIMIT),
+        };
+        match self.consumers.note(name.as_str(), said, wait, limit, turn).await {
             Ok(volume) => {
                 self.view.api_answered();
                 let noted = self.view.put(volume);
-                let node = self.node_of(name, &noted).await?;
-                Ok((noted, node))
+                let way = self.way(name, &noted).await?;
+                let ours = noted.consumer(self.consumers.host_id());
+                let may = ours.map_or(AccessMode::Rw, |consumer| consumer.may);
+                Ok((noted, way, may))
             }
             Err(error) if says_unknown(&error) => {
                 self.view.api_answered();
                 self.view.forget(name.as_str());
                 Err(no_such_volume(name.as_str()))
             }
-            // A known volume can be mounted while the control plane is away.
+            // A known volume can be mounted while the control plane is away: a local one, and one
+            // whose export was seen to let us in.
             Err(error) if is_away(&error) => {
                 self.view.api_failed(&said::line(&error));
-                Ok((known, node))
+                match way.own_address().is_none() || ours.is_some_and(|ours| ours.admitted) {
+                    true => Ok((known, way, may)),
+                    false => Err(refuse(&explain(&error))),
+                }
             }
             Err(error) => Err(refuse(&explain(&error))),
         }
     }
 
-    /// The node of this machine that has the volume.
-    async fn node_of(&self, name: &VolumeName, known: &Known) -> Result<LocalNode, Refusal> {
+    async fn way(&self, name: &VolumeName, known: &Known) -> Result<Way, Refusal> {
         let (_, place) = mountable(name, known)?;
-        let (run_dir, node_id) = (self.run_dir.clone(), place.node_id.to_string());
-        let node = blocking(move || local::node(&run_dir, &node_id)).await?.map_err(|error| {
-            refuse(&format!("which nodes are on this machine cannot be read: {error}"))
-        })?;
-        node.ok_or_else(|| {
-            refuse(&format!(
-                "volume \"{name}\" lives on node {}, and this version mounts only volumes of \
-                 its own machine; run the container there",
-                place.node
-            ))
-        })
+        let found = self.consumers.way(place).await;
+        found.map_err(|error| refuse(&format!("volume \"{name}\": {}", said::line(&error))))
     }
 
     async fn unmount(&self, request: Request) -> Outcome {
@@ -323,49 +338,10 @@ impl Driver {
         drop(self.consumers.release_if_gone(&request.name, &turn).await);
         Ok(Reply::Done)
     }
-
-    fn describe(&self, name: &str, known: Option<&Known>, here: Option<MountedHere>) -> Volume {
-        let mut status = Map::new();
-        let mut put = |key: &str, value: Value| status.insert(key.to_owned(), value);
-        let mut created_at = None;
-        if let Some(known) = known {
-            put("id", json!(known.id));
-            put("phase", json!(known.phase));
-            put("reason", json!(known.reason));
-            put("size_bytes", json!(known.size_bytes));
-            put("used_bytes", json!(known.used_bytes));
-            put("size_enforced", json!(known.size_enforced));
-            put("node", json!(known.place.as_ref().map(|place| &place.node)));
-            put("path", json!(known.place.as_ref().map(|place| &place.path)));
-            put("compression", json!(known.compression));
-            put("labels", json!(known.labels));
-            let hosts: Vec<_> = known.consumers.iter().map(|host| &host.name).collect();
-            put("used_on", json!(hosts));
-            let valid = known.created_at.parse::<jiff::Timestamp>().is_ok();
-            created_at = valid.then(|| known.created_at.to_string());
-        } else {
-            put("phase", json!("unknown"));
-            put("reason", json!("it is mounted here, and the API no longer lists it"));
-        }
-        let holders = here.as_ref().map_or(&[][..], |here| &here.holders);
-        put("mounted_by", json!(holders));
-        if let Some(outage) = self.view.outage() {
-            put("api", json!(outage));
-            let age = known.map(|known| clock::now_secs().saturating_sub(known.seen_secs));
-            put("view_age_secs", json!(age));
-        }
-        let mountpoint = here.and_then(|here| here.path);
-        Volume { name: name.to_owned(), mountpoint, created_at, status }
-    }
 }
 
-/// A volume on its way out is no longer one to Docker: "exists" would make `docker volume
-/// create` succeed without making anything.
-fn exists(known: &Known) -> bool {
-    match known.phase {
-        Phase::Requested | Phase::Assigned | Phase::Ready => true,
-        Phase::Deleting => false,
-    }
+fn barred(name: &VolumeName) -> Refusal {
+    refuse(&format!("volume \"{name}\" does not let this host in: its access rules bar it"))
 }
 
 fn mountable<'a>(

@@ -5,17 +5,23 @@
 //! of btrfs, or of where volumes are placed. It serves before it has reached anything else:
 //! dockerd, waiting for it while it starts, must never wait for the cluster.
 
+pub mod address;
 pub mod args;
 pub mod caps;
 pub mod clock;
 pub mod consumers;
+pub mod describe;
 pub mod driver;
 pub mod follow;
+pub mod known;
+pub mod listing;
+pub mod live;
 pub mod local;
 pub mod metrics;
 pub mod mounts;
 pub mod notify;
 pub mod options;
+pub mod place;
 pub mod protocol;
 pub mod said;
 pub mod server;
@@ -25,7 +31,7 @@ pub mod view;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cobalt_api::client::{BadCa, Client, Endpoint};
@@ -35,6 +41,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use self::args::{ServiceManager, Settings};
 use self::consumers::{Consumers, Host};
 use self::driver::Driver;
+use self::listing::Listing;
+use self::live::Live;
 use self::metrics::Meter;
 use self::mounts::Mounts;
 use self::server::socket::{self, Listening, SocketError};
@@ -42,6 +50,8 @@ use self::view::View;
 
 /// Between two writings of the view's file: it is a help after a restart, no record.
 const SAVE_PAUSE: Duration = Duration::from_secs(5);
+/// The same where nothing changed but volumes that nobody on this host asked for.
+const NEWS_SAVE_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why the plugin cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -89,22 +99,31 @@ pub async fn run(
     let meter = Meter::default();
     let registry = meter.registry(&view, &mounts);
     let host = Host::load(&settings.state_dir).map_err(StartError::Mounts)?;
-    let (told_view, told_mounts) = (Arc::clone(&view), Arc::clone(&mounts));
-    let consumers = Arc::new(Consumers::new(client.clone(), host, told_view, told_mounts));
+    mounts.identify(&host.id);
+    let told = (Arc::clone(&view), Arc::clone(&mounts));
+    let (run_dir, address) = (settings.run_dir, settings.address);
+    let consumers = Arc::new(Consumers::new(client.clone(), host, told, run_dir, address));
+    let live = Arc::new(Live {
+        consumers: Arc::clone(&consumers),
+        view: Arc::clone(&view),
+        mounts: Arc::clone(&mounts),
+        busy: Mutex::default(),
+    });
     let driver = Arc::new(Driver {
         client: client.clone(),
         consumers: Arc::clone(&consumers),
         view: Arc::clone(&view),
         mounts: Arc::clone(&mounts),
-        run_dir: settings.run_dir,
+        listing: Listing::default(),
         meter,
     });
     let tasks = [
-        follow_for_ever(client, Arc::clone(&view), settings.refresh),
-        tokio::spawn(view::keep_saved(Arc::clone(&view), SAVE_PAUSE)),
+        follow_for_ever(client, Arc::clone(&view), Arc::clone(&mounts), settings.refresh),
+        tokio::spawn(view::keep_saved(Arc::clone(&view), SAVE_PAUSE, NEWS_SAVE_PAUSE)),
         tokio::spawn(reconcile(Arc::clone(&mounts), Arc::clone(&view), settings.reconcile)),
         tokio::spawn(show(settings.metrics_listen, registry)),
         tokio::spawn(consumers::keep_told(consumers, settings.refresh)),
+        tokio::spawn(live.keep()),
     ];
     tell(&manager, "READY=1");
     tracing::info!("serving on {}", settings.socket.display());
@@ -154,12 +173,18 @@ async fn show(address: Option<SocketAddr>, registry: Arc<Registry>) {
 
 /// Keeps the view fresh. A panic in that is a fault of ours, and the view would grow old without
 /// anybody noticing; so it is begun anew.
-fn follow_for_ever(client: Client, view: Arc<View>, pause: Duration) -> JoinHandle<()> {
+fn follow_for_ever(
+    client: Client,
+    view: Arc<View>,
+    mounts: Arc<Mounts>,
+    pause: Duration,
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         // Ends what it runs when it is dropped.
         let mut running = JoinSet::new();
         loop {
-            running.spawn(follow::follow(client.clone(), Arc::clone(&view), pause));
+            let (view, mounts) = (Arc::clone(&view), Arc::clone(&mounts));
+            running.spawn(follow::follow(client.clone(), view, mounts, pause));
             if let Some(Err(error)) = running.join_next().await {
                 tracing::error!("reading the volumes broke off, and begins anew: {error}");
             }

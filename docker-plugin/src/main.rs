@@ -4,10 +4,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use cobalt_docker_plugin::args::{Args, LogFormat, ServiceManager};
+use cobalt_docker_plugin::mounts::helper;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    // Before anything else: a helper is one thread and does one thing.
+    if std::env::args_os().nth(1).is_some_and(|first| first == helper::COMMAND) {
+        return helper::main();
+    }
     cobalt_failpoint::arm();
     let args = Args::parse();
     start_log(args.log_format);

@@ -6,92 +6,43 @@
 //! error block on files or /proc and belong on a blocking thread.
 
 pub mod decide;
+mod enter;
+mod filesystem;
+pub mod helper;
 mod holders;
 mod kernel;
+mod layers;
+mod nfs;
 mod noted;
+mod order;
+#[cfg(test)]
+mod pretend;
 mod process;
+mod source;
 pub mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
-use cobalt_api::VolumeId;
 use cobalt_failpoint::{Effect, around};
 
+use self::helper::Helper;
 pub use self::holders::Holder;
 use self::holders::{Held, Holders};
 pub use self::kernel::SourceError;
+pub use self::layers::{Origin, State};
+pub use self::nfs::NfsError;
 use self::noted::Noted;
+pub use self::order::{MountError, MountedHere, Order, Use};
 pub use self::process::Process;
+pub use self::source::Source;
 use self::table::Mount;
 
-/// Why a volume cannot be mounted.
-#[derive(Debug, thiserror::Error)]
-pub enum MountError {
-    /// Its data cannot be bound.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// Another filesystem is mounted where the volume belongs.
-    #[error("something else is mounted at {0}; unmount it there and run it again")]
-    Occupied(String),
-    /// An older mount of it shows another directory than the pool has now.
-    #[error("containers still use an older mount of it at {0}; stop them and run it again")]
-    Stale(String),
-    /// Nobody waits for the answer any more, so the mount was taken back.
-    #[error("the caller went away while it was being mounted")]
-    Abandoned,
-    /// The kernel or the disk refused.
-    #[error("{act}")]
-    Refused {
-        /// What was tried.
-        act: String,
-        /// What came of it.
-        source: io::Error,
-    },
-}
-
-/// Who uses a volume on this host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
-    /// Nobody.
-    Free,
-    /// So many mount namespaces.
-    Namespaces(usize),
-    /// Nobody is seen, but so many asked for it and have not let go.
-    Holders(usize),
-    /// It cannot be known.
-    Unknown,
-}
-
-/// A volume that is mounted here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MountedHere {
-    /// The volume's id.
-    pub id: String,
-    /// Where; `None` when somebody holds it and it is not mounted (any more).
-    pub path: Option<String>,
-    /// The IDs of those who asked and have not let go.
-    pub holders: Vec<String>,
-}
-
-/// What to mount, where from, for whom.
-#[derive(Clone, Debug)]
-pub struct Order {
-    /// The volume's id.
-    pub id: VolumeId,
-    /// Its name.
-    pub name: String,
-    /// The pool it is in.
-    pub pool: PathBuf,
-    /// Who asks.
-    pub holder: Holder,
-}
-
 /// A way to unmount what is at a path.
-type Unmount = fn(&Path) -> io::Result<()>;
+type Unmount = fn(&Mounts, &Mount, &Path) -> io::Result<()>;
 
 /// This host's mounts.
 pub struct Mounts {
@@ -100,6 +51,8 @@ pub struct Mounts {
     turns: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
     /// Held while the folder is made a mount, so that it is made one only once.
     sharing: Mutex<()>,
+    helper: Helper,
+    identity: OnceLock<String>,
 }
 
 impl Mounts {
@@ -109,12 +62,27 @@ impl Mounts {
     /// # Errors
     /// When the folder cannot be made or the mount table cannot be read.
     pub fn open(state_dir: &Path) -> io::Result<Mounts> {
+        Mounts::open_with(state_dir, Helper::default())
+    }
+
+    /// The same with another program that runs what may hang.
+    ///
+    /// # Errors
+    /// As [`Mounts::open`].
+    pub fn open_with(state_dir: &Path, helper: Helper) -> io::Result<Mounts> {
         let folder = state_dir.join("mounts");
         // Passable for the users containers are mapped to, readable for nobody.
         std::fs::DirBuilder::new().recursive(true).mode(0o711).create(&folder)?;
         let folder = folder.canonicalize()?;
         let holders = Holders::load(state_dir.join("holders.json"));
-        let mounts = Mounts { folder, holders, turns: Mutex::default(), sharing: Mutex::default() };
+        let mounts = Mounts {
+            folder,
+            holders,
+            turns: Mutex::default(),
+            sharing: Mutex::default(),
+            helper,
+            identity: OnceLock::new(),
+        };
         mounts.see()?;
         let dropped = mounts.holders.with(|table| {
             let before = table.len();
@@ -127,6 +95,13 @@ impl Mounts {
         Ok(mounts)
     }
 
+    /// Who this host is to storage nodes, for the time before its first mount from one: two of
+    /// the same host name must not be taken for one.
+    pub fn identify(&self, host_id: &str) {
+        // The first one stays: it may be in use.
+        let _ = self.identity.set(host_id.to_owned());
+    }
+
     /// Mounts a volume for a holder and says where. For a holder that has it already nothing
     /// changes. When `abandoned` says so at the end, it is taken back.
     ///
@@ -137,7 +112,7 @@ impl Mounts {
         let turn = self.turn(&id);
         let _turn = lock(&turn);
         let target = self.folder.join(&id);
-        let fresh = self.ensure_mounted(&id, &order.pool, &target)?;
+        let fresh = self.ensure_mounted(&id, &order.source, &target)?;
         let added = self.holders.with(|table| {
             let held = table.entry(id.clone()).or_insert_with(|| Held::new(order.name.clone()));
             held.name.clone_from(&order.name);
@@ -176,12 +151,12 @@ impl Mounts {
     /// Lets a holder go, and unmounts when nobody holds or uses the volume any more. A holder or
     /// name that is not known is none.
     pub fn unmount(&self, name: &str, holder: &str) {
-        let concerned = |(_, held): &(&String, &mut Held)| {
+        let concerned = |(_, held): &(&String, &Held)| {
             held.name == name || held.holders.iter().any(|known| known.id == holder)
         };
         let ids: Vec<String> = self
             .holders
-            .with(|table| table.iter_mut().filter(concerned).map(|(id, _)| id.clone()).collect());
+            .look(|table| table.iter().filter(concerned).map(|(id, _)| id.clone()).collect());
         for id in ids {
             let turn = self.turn(&id);
             let _turn = lock(&turn);
@@ -207,10 +182,11 @@ impl Mounts {
             let turn = self.turn(&id);
             // A volume that is being mounted or unmounted is looked at the next time.
             match turn.try_lock() {
-                Ok(_turn) => self.settle(&id, users.of(&id), kernel::unmount_idle),
+                Ok(_turn) => self.settle(&id, users.of(&id), Mounts::unmount_idle),
                 Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => (),
             }
         }
+        self.align_all()?;
         self.clear_folders()?;
         lock(&self.turns).retain(|_, turn| Arc::strong_count(turn) > 1);
         Ok(())
@@ -218,15 +194,15 @@ impl Mounts {
 
     /// Who uses the volumes of this name; one that nobody uses is unmounted on the way.
     pub fn free(&self, name: &str) -> Use {
-        let ids: Vec<String> = self.holders.with(|table| {
+        let ids: Vec<String> = self.holders.look(|table| {
             table.iter().filter(|(_, held)| held.name == name).map(|(id, _)| id.clone()).collect()
         });
         for id in ids {
             let turn = self.turn(&id);
             let _turn = lock(&turn);
             let users = self.users().ok().and_then(|users| users.of(&id));
-            self.settle(&id, users, kernel::detach);
-            let holders = self.holders.with(|table| table.get(&id).map(|held| held.holders.len()));
+            self.settle(&id, users, Mounts::detach);
+            let holders = self.holders.look(|table| table.get(&id).map(|held| held.holders.len()));
             match (users, holders) {
                 (None, Some(_)) => return Use::Unknown,
                 (Some(count @ 1..), _) => return Use::Namespaces(count),
@@ -239,14 +215,24 @@ impl Mounts {
 
     /// What is mounted or held, by name. Returns at once.
     pub fn here(&self) -> BTreeMap<String, MountedHere> {
-        self.holders.with(|table| {
+        self.here_in_turn().1
+    }
+
+    /// The same, and which turn of the table it is from. Returns at once.
+    pub fn here_in_turn(&self) -> (u64, BTreeMap<String, MountedHere>) {
+        self.holders.look_in_turn(|table| {
             table.iter().map(|(id, held)| (held.name.clone(), self.describe(id, held))).collect()
         })
     }
 
+    /// As long as it stays the same, nothing was mounted, unmounted or held. Returns at once.
+    pub fn table_turn(&self) -> u64 {
+        self.holders.look_in_turn(|_| ()).0
+    }
+
     /// The volume mounted or held under this name. Returns at once.
     pub fn named(&self, name: &str) -> Option<MountedHere> {
-        self.holders.with(|table| {
+        self.holders.look(|table| {
             let (id, held) = table.iter().find(|(_, held)| held.name == name)?;
             Some(self.describe(id, held))
         })
@@ -254,7 +240,7 @@ impl Mounts {
 
     /// Leaves the folder as it was found, if nothing is mounted in it.
     pub fn close(&self) {
-        let used = self.see().is_err() || self.holders.with(|table| !table.is_empty());
+        let used = self.see().is_err() || self.holders.look(|table| !table.is_empty());
         if used {
             tracing::info!("volumes stay mounted: they are in use");
             return;
@@ -276,29 +262,36 @@ impl Mounts {
         MountedHere { id: id.to_owned(), path, holders }
     }
 
-    /// Mounts unless it is; whether it did.
-    fn ensure_mounted(&self, id: &str, pool: &Path, target: &Path) -> Result<bool, MountError> {
+    /// Mounts unless it is; whether it did. Containers that have it already see afterwards what
+    /// this one does.
+    fn ensure_mounted(&self, id: &str, source: &Source, target: &Path) -> Result<bool, MountError> {
         let refused = |act: &str| {
             let act = format!("{act} {}", target.display());
             move |source| MountError::Refused { act, source }
         };
-        let present = self.present(target).map_err(refused("cannot look at"))?;
-        if let Some(present) = present {
+        let stack = self.stack(target).map_err(refused("cannot look at"))?;
+        if let Some(top) = stack.last() {
             let shown = target.display().to_string();
-            if table::volume_of(&present.root).as_deref() != Some(id) {
+            if top.volume().as_deref() != Some(id) {
                 return Err(MountError::Occupied(shown));
             }
-            if !is_stale(id, pool, target)? {
+            if self.shows(top, id, source)? {
                 return Ok(false);
             }
             let idle = self.users().is_ok_and(|users| users.of(id) == Some(0));
-            if !idle {
+            if !idle && is_replaced(top, id, source)? {
                 return Err(MountError::Stale(shown));
             }
+            if !idle {
+                self.change(id, target, &stack, source, false)?;
+                return Ok(true);
+            }
             tracing::warn!(%id, "an older mount that nobody uses is replaced");
-            kernel::detach(target).map_err(refused("cannot unmount"))?;
+            for layer in stack.iter().rev() {
+                self.detach(layer, target).map_err(refused("cannot unmount"))?;
+            }
         }
-        let source = kernel::source(pool, id)?;
+        let tree = self.build(id, source)?;
         self.share_folder().map_err(refused("cannot prepare the folder of"))?;
         let make = || std::fs::DirBuilder::new().mode(0o700).create(target);
         match around(Effect::MountPointMake, make) {
@@ -306,7 +299,7 @@ impl Mounts {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
             Err(error) => return Err(refused("cannot make the folder")(error)),
         }
-        kernel::bind(&source, target).map_err(refused("cannot mount it at"))?;
+        kernel::put_on_top(&tree, target).map_err(refused("cannot mount it at"))?;
         Ok(true)
     }
 
@@ -337,7 +330,7 @@ impl Mounts {
             return;
         }
         match self.users() {
-            Ok(users) => self.settle(id, users.of(id), kernel::detach),
+            Ok(users) => self.settle(id, users.of(id), Mounts::detach),
             Err(error) => tracing::warn!(%id, "it stays mounted: {error}"),
         }
     }
@@ -359,7 +352,7 @@ impl Mounts {
         // Between the look and now a container may have been started and `docker cp` have ended.
         let still_unused = || self.users().is_ok_and(|users| users.of(id) == Some(0));
         if decision.unmount && still_unused() {
-            self.take_away(id, unmount);
+            self.clear(id, unmount);
         }
         let done = |held: &mut Held| !held.mounted && held.holders.is_empty();
         let gone = self.holders.with(|table| match table.get_mut(id).is_some_and(done) {
@@ -371,13 +364,14 @@ impl Mounts {
         }
     }
 
-    fn take_away(&self, id: &str, unmount: Unmount) {
+    /// Unmounts a volume, with all its layers.
+    fn clear(&self, id: &str, unmount: Unmount) {
         /// More layers than anybody stacks.
-        const LAYERS: usize = 16;
+        const LAYERS: usize = 64;
         let target = self.folder.join(id);
         for _ in 0..LAYERS {
-            match self.present(&target) {
-                Ok(Some(mount)) if table::volume_of(&mount.root).as_deref() == Some(id) => (),
+            let top = match self.present(&target) {
+                Ok(Some(mount)) if mount.volume().as_deref() == Some(id) => mount,
                 Ok(Some(_)) => {
                     tracing::warn!(%id, "not unmounted: something else is mounted on top of it");
                     return;
@@ -387,8 +381,8 @@ impl Mounts {
                     tracing::warn!(%id, "not unmounted: {error}");
                     return;
                 }
-            }
-            if let Err(error) = unmount(&target) {
+            };
+            if let Err(error) = unmount(self, &top, &target) {
                 tracing::warn!(%id, "cannot unmount: {error}");
                 return;
             }
@@ -412,7 +406,7 @@ impl Mounts {
             let Ok(id) = entry?.file_name().into_string() else { continue };
             let (turn, target) = (self.turn(&id), self.folder.join(&id));
             let Ok(_turn) = turn.try_lock() else { continue };
-            let known = self.holders.with(|table| table.contains_key(&id));
+            let known = self.holders.look(|table| table.contains_key(&id));
             if !known && self.present(&target)?.is_none() {
                 // One that cannot be removed is in nobody's way.
                 let _ = std::fs::remove_dir(&target);
@@ -434,7 +428,7 @@ impl Mounts {
         let mounts = table::own()?;
         let ours = |mount: &Mount| {
             let id = mount.point.strip_prefix(&self.folder).ok()?.to_str()?;
-            (table::volume_of(&mount.root).as_deref() == Some(id)).then(|| id.to_owned())
+            (mount.volume().as_deref() == Some(id)).then(|| id.to_owned())
         };
         let mounted: BTreeSet<String> = mounts.iter().filter_map(ours).collect();
         self.holders.with(|table| {
@@ -449,7 +443,7 @@ impl Mounts {
     }
 
     fn users(&self) -> io::Result<table::Users> {
-        let senders = self.holders.with(|table| {
+        let senders = self.holders.look(|table| {
             let holders = table.values().flat_map(|held| &held.holders);
             holders.filter_map(|holder| holder.sender.as_ref().map(|sender| sender.pid)).collect()
         });
@@ -458,7 +452,7 @@ impl Mounts {
 
     /// The uppermost mount at `target`.
     fn present(&self, target: &Path) -> io::Result<Option<Mount>> {
-        Ok(table::own()?.into_iter().rfind(|mount| mount.point == target))
+        Ok(self.stack(target)?.pop())
     }
 
     fn turn(&self, id: &str) -> Arc<Mutex<()>> {
@@ -466,10 +460,20 @@ impl Mounts {
     }
 }
 
+/// Whether a bind shows another directory than the pool has now, though it should be a bind.
+fn is_replaced(top: &Mount, id: &str, source: &Source) -> Result<bool, MountError> {
+    match source {
+        Source::Local { pool, .. } if !top.is_curtain() && !top.is_remote() => {
+            is_stale(id, pool, &top.point)
+        }
+        Source::Local { .. } | Source::Nfs { .. } => Ok(false),
+    }
+}
+
 /// Whether the mount at `target` shows another directory than the pool has now. A pool that was
 /// unmounted under a mount does not make the mount stale: the data is still the volume's.
 fn is_stale(id: &str, pool: &Path, target: &Path) -> Result<bool, MountError> {
-    let source = match kernel::source(pool, id) {
+    let source = match kernel::subvolume(pool, id) {
         Ok(source) => source,
         Err(SourceError::NoPool(_)) => return Ok(false),
         Err(

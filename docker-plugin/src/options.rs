@@ -6,12 +6,23 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use cobalt_api::wire::{Size, VolumeRequest};
-use cobalt_api::{Bytes, Compression, Constraint, Mode};
+use cobalt_api::wire::{AccessPolicy, AccessRule, Size, VolumeRequest};
+use cobalt_api::{Bytes, Compression, Constraint, Mode, MountOptions};
 
 /// The options there are.
-pub const OPTIONS: [&str; 8] =
-    ["size", "label", "constraint", "compression", "nocow", "uid", "gid", "mode"];
+pub const OPTIONS: [&str; 11] = [
+    "size",
+    "label",
+    "constraint",
+    "compression",
+    "nocow",
+    "uid",
+    "gid",
+    "mode",
+    "access",
+    "allow",
+    "mount_options",
+];
 
 /// An option that cannot be taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +93,23 @@ fn set(request: &mut VolumeRequest, option: &str, value: &str) -> Result<(), Str
             value.parse::<Mode>().map_err(|error| said(&error))?;
             request.mode = Some(value.to_owned());
         }
+        "access" => {
+            let policy = match value {
+                "auto" => AccessPolicy::Auto,
+                "listed" => AccessPolicy::Listed,
+                other => return Err(format!("\"{other}\" is neither auto nor listed")),
+            };
+            request.access.get_or_insert_default().policy = policy;
+        }
+        "allow" => {
+            let rules = value.split(',').map(AccessRule::parse);
+            let rules = rules.collect::<Result<_, _>>().map_err(|error| said(&error))?;
+            request.access.get_or_insert_default().rules = rules;
+        }
+        "mount_options" => {
+            MountOptions::parse(value.split(',')).map_err(|error| said(&error))?;
+            request.mount_options = Some(value.split(',').map(str::to_owned).collect());
+        }
         other => return Err(format!("\"{other}\" is not handled")),
     }
     Ok(())
@@ -145,8 +173,28 @@ mod tests {
             uid: Some(1000),
             gid: Some(0),
             mode: Some("2770".into()),
+            ..VolumeRequest::default()
         };
         assert_eq!(request, Ok(wanted));
+    }
+
+    #[test]
+    fn who_may_mount_it_and_how_is_read_as_well() {
+        let request = parse(&options(&[
+            ("access", "listed"),
+            ("allow", "10.0.0.7=ro,10.1.0.0/16"),
+            ("mount_options", "nconnect=4,noatime"),
+        ]));
+        let request = request.expect("all are right");
+        let access = request.access.expect("it was said");
+        assert_eq!(access.policy, AccessPolicy::Listed);
+        let hosts: Vec<_> = access.rules.iter().map(|rule| rule.host.as_str()).collect();
+        assert_eq!(hosts, ["10.0.0.7", "10.1.0.0/16"]);
+        assert_eq!(request.mount_options, Some(vec!["nconnect=4".into(), "noatime".into()]));
+        for (option, value) in [("access", "all"), ("allow", "*"), ("mount_options", "vers=3")] {
+            let said = parse(&options(&[(option, value)])).expect_err(value).to_string();
+            assert!(said.starts_with(&format!("option {option}: ")), "{said}");
+        }
     }
 
     #[test]
@@ -160,7 +208,7 @@ mod tests {
         assert_eq!(
             said,
             "there is no option \"sizes\"; the options are size, label, constraint, \
-             compression, nocow, uid, gid, mode"
+             compression, nocow, uid, gid, mode, access, allow, mount_options"
         );
     }
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use hyper::body::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// A call of the protocol.
@@ -137,16 +138,16 @@ pub fn parse(body: &[u8]) -> Result<Request, BadRequest> {
 }
 
 /// A successful answer.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// To Activate.
     Activated,
     /// To Create, Remove and Unmount.
     Done,
-    /// To Get.
-    Volume(Volume),
-    /// To List.
-    Volumes(Vec<Listed>),
+    /// To Get: the body, from [`Volume::body`].
+    Volume(Bytes),
+    /// To List: the body, from [`List::body`].
+    Volumes(Bytes),
     /// To Path and Mount: an absolute path, or an empty text when it is not mounted.
     Mountpoint(String),
     /// To Capabilities.
@@ -154,54 +155,98 @@ pub enum Reply {
 }
 
 /// A volume as Get describes it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Volume {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Volume<'a, S> {
     /// The name that was asked for: dockerd believes whatever stands here.
     #[serde(rename = "Name")]
-    pub name: String,
+    pub name: &'a str,
     /// Where it is mounted.
     #[serde(rename = "Mountpoint", skip_serializing_if = "Option::is_none")]
-    pub mountpoint: Option<String>,
+    pub mountpoint: Option<&'a str>,
     /// RFC 3339. Anything else makes dockerd take the whole answer for "no such volume".
     #[serde(rename = "CreatedAt", skip_serializing_if = "Option::is_none")]
-    pub created_at: Option<String>,
-    /// Shown verbatim by `docker volume inspect`.
+    pub created_at: Option<&'a str>,
+    /// Shown verbatim by `docker volume inspect`; it must become an object.
     #[serde(rename = "Status")]
-    pub status: serde_json::Map<String, serde_json::Value>,
+    pub status: S,
+}
+
+impl<S: Serialize> Volume<'_, S> {
+    /// The answer to Get.
+    pub fn body(&self) -> Bytes {
+        #[derive(Serialize)]
+        struct Answer<'a, T> {
+            #[serde(rename = "Volume")]
+            volume: &'a T,
+        }
+        body(serde_json::to_vec(&Answer { volume: self }))
+    }
 }
 
 /// A volume as List names it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Listed {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Listed<'a> {
     /// Its name.
     #[serde(rename = "Name")]
-    pub name: String,
+    pub name: &'a str,
     /// Where it is mounted.
     #[serde(rename = "Mountpoint", skip_serializing_if = "Option::is_none")]
-    pub mountpoint: Option<String>,
+    pub mountpoint: Option<&'a str>,
+}
+
+/// The answer to List, written volume by volume.
+#[derive(Debug)]
+pub struct List(serde_json::Result<Vec<u8>>);
+
+impl List {
+    const HEAD: &[u8] = br#"{"Volumes":["#;
+
+    /// Without volumes; there is room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> List {
+        let mut json = Vec::with_capacity(bytes);
+        json.extend_from_slice(List::HEAD);
+        List(Ok(json))
+    }
+
+    /// One more volume.
+    pub fn add(&mut self, listed: Listed<'_>) {
+        let Ok(json) = &mut self.0 else { return };
+        if json.len() > List::HEAD.len() {
+            json.push(b',');
+        }
+        if let Err(error) = serde_json::to_writer(json, &listed) {
+            self.0 = Err(error);
+        }
+    }
+
+    /// The answer to List.
+    pub fn body(self) -> Bytes {
+        body(self.0.map(|mut json| {
+            json.extend_from_slice(b"]}");
+            json
+        }))
+    }
 }
 
 impl Reply {
-    /// The JSON for it.
-    pub fn json(&self) -> Vec<u8> {
+    /// What is sent: JSON and a newline.
+    pub fn body(self) -> Bytes {
         use serde_json::{json, to_vec};
-        /// A list of volumes, without a copy of it.
-        #[derive(Serialize)]
-        struct Volumes<'a> {
-            #[serde(rename = "Volumes")]
-            volumes: &'a [Listed],
-        }
-        let json = match self {
+        body(match self {
+            Reply::Volume(body) | Reply::Volumes(body) => return body,
             Reply::Activated => to_vec(&json!({ "Implements": ["VolumeDriver"] })),
             Reply::Done => to_vec(&json!({})),
-            Reply::Volume(volume) => to_vec(&json!({ "Volume": volume })),
-            Reply::Volumes(volumes) => to_vec(&Volumes { volumes }),
             Reply::Mountpoint(path) => to_vec(&json!({ "Mountpoint": path })),
             Reply::Capabilities => to_vec(&json!({ "Capabilities": { "Scope": "global" } })),
-        };
-        // Maps with text keys can always be written; an empty object would pass for success.
-        json.unwrap_or_else(|error| error_json(&error.to_string()))
+        })
     }
+}
+
+fn body(json: serde_json::Result<Vec<u8>>) -> Bytes {
+    // Maps with text keys can always be written; an empty object would pass for success.
+    let mut json = json.unwrap_or_else(|error| error_json(&error.to_string()));
+    json.push(b'\n');
+    Bytes::from(json)
 }
 
 /// The JSON of an error: one line, because dockerd passes newlines on to the terminal.
@@ -250,7 +295,17 @@ mod tests {
 
     #[test]
     fn an_empty_list_is_a_list() {
-        assert_eq!(Reply::Volumes(Vec::new()).json(), br#"{"Volumes":[]}"#);
+        assert_eq!(&*List::with_capacity(0).body(), b"{\"Volumes\":[]}\n");
+    }
+
+    #[test]
+    fn a_list_of_any_names_is_json() {
+        let mut list = List::with_capacity(0);
+        list.add(Listed { name: "a\"\n", mountpoint: None });
+        list.add(Listed { name: "b", mountpoint: Some("/m/b") });
+        let wanted = "{\"Volumes\":[{\"Name\":\"a\\\"\\n\"},\
+                      {\"Name\":\"b\",\"Mountpoint\":\"/m/b\"}]}\n";
+        assert_eq!(list.body(), wanted);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod patience;
 pub mod socket;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -37,6 +38,8 @@ const REPEATS_FOR: Duration = Duration::from_secs(20);
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// After an accept that failed, as for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What is said after a panic.
+const FAULT: &str = "a fault of the plugin; see its log";
 
 /// Serves until `stop` ends, then finishes what runs.
 pub async fn serve(listener: UnixListener, driver: Arc<Driver>, stop: impl Future<Output = ()>) {
@@ -160,7 +163,7 @@ async fn respond(
     let outcome = run(server, call, wanted, process).await;
     server.driver.meter.answered(call, &outcome, start.elapsed());
     match outcome {
-        Ok(reply) => Ok(respond_with(StatusCode::OK, reply.json())),
+        Ok(reply) => Ok(respond_with(StatusCode::OK, reply.body())),
         Err(Refusal::Said(sentence)) => {
             tracing::debug!("{} of \"{}\": {sentence}", call.path(), name.escape_debug());
             Ok(failure(&sentence))
@@ -180,14 +183,20 @@ impl Server {
     }
 }
 
-/// Runs the call in a task of its own: it goes on to a clean end when the caller goes away, when
-/// time runs out, and its panics stay in it.
+/// Answers what is known here on the spot. Any other call runs in a task of its own: it goes on
+/// to a clean end when the caller goes away and when time runs out. Panics stay in it either way.
 async fn run(
     server: &Arc<Server>,
     call: Call,
     wanted: Request,
     process: Option<Process>,
 ) -> Result<Reply, Refusal> {
+    let at_once = AssertUnwindSafe(|| server.driver.at_once(call, &wanted));
+    match catch_unwind(at_once) {
+        Ok(Some(outcome)) => return outcome,
+        Ok(None) => (),
+        Err(_) => return Err(unanswerable(call, FAULT.to_owned())),
+    }
     let caller = Caller { process, ..Caller::default() };
     let waiting = Waiting(Some(Arc::clone(&caller.gone)));
     let driver = Arc::clone(&server.driver);
@@ -198,7 +207,7 @@ async fn run(
             waiting.answered();
             outcome
         }
-        Ok(Err(_)) => Err(unanswerable(call, "a fault of the plugin; see its log".to_owned())),
+        Ok(Err(_)) => Err(unanswerable(call, FAULT.to_owned())),
         Err(_) => {
             let limit = call.limit().as_secs();
             Err(unanswerable(call, format!("{} took longer than {limit} s", call.path())))
@@ -252,12 +261,13 @@ async fn read(request: hyper::Request<Incoming>) -> Result<Bytes, String> {
 }
 
 fn failure(sentence: &str) -> Response<Full<Bytes>> {
-    respond_with(StatusCode::INTERNAL_SERVER_ERROR, protocol::error_json(sentence))
+    let mut json = protocol::error_json(sentence);
+    json.push(b'\n');
+    respond_with(StatusCode::INTERNAL_SERVER_ERROR, Bytes::from(json))
 }
 
-fn respond_with(status: StatusCode, mut json: Vec<u8>) -> Response<Full<Bytes>> {
-    json.push(b'\n');
-    let mut response = Response::new(Full::new(Bytes::from(json)));
+fn respond_with(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     let kind = hyper::header::HeaderValue::from_static("application/vnd.docker.plugins.v1.2+json");
     response.headers_mut().insert(CONTENT_TYPE, kind);

@@ -4,118 +4,26 @@
 //! It merges what the API said and never asks by itself. A volume leaves it only when the API
 //! said so: by a "not found", or by a complete and current list without it.
 
+mod heard;
+
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::sync::{RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use cobalt_api::wire;
 use cobalt_failpoint::{Effect, around};
-use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use serde::{Deserialize, Serialize, Serializer};
+use tokio::sync::{Notify, watch};
 
-use crate::clock;
+pub use crate::known::{Consumer, Known, Place};
 use crate::statefile;
 
 /// The form of the file. Another one is not read: the API fills the view again.
 const VERSION: u32 = 1;
-
-/// One volume, as far as this host needs it: a few hundred bytes each.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Known {
-    /// Never changes.
-    pub id: Box<str>,
-    /// The quota in bytes.
-    pub size_bytes: u64,
-    /// What it holds in bytes.
-    pub used_bytes: Option<u64>,
-    /// Whether the quota is enforced.
-    pub size_enforced: Option<bool>,
-    /// How far it has come.
-    pub phase: wire::Phase,
-    /// Why it is not as wished yet.
-    pub reason: Option<Box<str>>,
-    /// `zstd`, `lzo`, `zlib` or `none`.
-    pub compression: Box<str>,
-    /// Labels.
-    pub labels: BTreeMap<Box<str>, Box<str>>,
-    /// Where it is.
-    pub place: Option<Place>,
-    /// When it was asked for, RFC 3339.
-    pub created_at: Box<str>,
-    /// The record's revision.
-    pub revision: i64,
-    /// The hosts that have it mounted.
-    #[serde(default)]
-    pub consumers: Vec<Consumer>,
-    /// When the API said this, in seconds since 1970.
-    pub seen_secs: u64,
-}
-
-/// A host that has a volume mounted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Consumer {
-    /// The host's id.
-    pub id: Box<str>,
-    /// What people call it.
-    pub name: Box<str>,
-}
-
-/// Where a volume is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
-    /// The node's name.
-    pub node: Box<str>,
-    /// The node's id.
-    pub node_id: Box<str>,
-    /// The volume's path on that node.
-    pub path: Box<str>,
-}
-
-impl Known {
-    fn new(volume: wire::Volume, age_secs: u64) -> (Box<str>, Known) {
-        let boxed = |(key, value): (String, String)| (key.into(), value.into());
-        let consumer =
-            |host: wire::Consumer| Consumer { id: host.host_id.into(), name: host.hostname.into() };
-        let place = volume.placement.map(|at| Place {
-            node: at.node.into(),
-            node_id: at.node_id.into(),
-            path: at.path.into(),
-        });
-        let known = Known {
-            id: volume.id.into(),
-            size_bytes: volume.size_bytes,
-            used_bytes: volume.used_bytes,
-            size_enforced: volume.size_enforced,
-            phase: volume.phase,
-            reason: volume.reason.map(Into::into),
-            compression: volume.compression.into(),
-            labels: volume.labels.into_iter().map(boxed).collect(),
-            place,
-            created_at: volume.created_at.into(),
-            revision: volume.revision,
-            consumers: volume.consumers.into_iter().map(consumer).collect(),
-            seen_secs: clock::now_secs().saturating_sub(age_secs),
-        };
-        (volume.name.into(), known)
-    }
-
-    /// Whether the file must be written anew; use and age change all the time and are not worth
-    /// a write.
-    fn differs_for_good(&self, other: &Known) -> bool {
-        (&self.id, self.size_bytes, self.phase, &self.reason, &self.labels, &self.place)
-            != (
-                &other.id,
-                other.size_bytes,
-                other.phase,
-                &other.reason,
-                &other.labels,
-                &other.place,
-            )
-    }
-}
 
 /// The view. All its methods return at once.
 pub struct View {
@@ -124,18 +32,56 @@ pub struct View {
     outage: Mutex<Option<String>>,
     /// When the API last answered; our start until then.
     heard: Mutex<Instant>,
+    /// The file is older than the view. Changed only together with the view.
+    stale: AtomicBool,
     changed: Notify,
+    news: Notify,
     answered: Notify,
+    /// Counts what may have changed, for those who act upon it.
+    moved: watch::Sender<u64>,
 }
 
 #[derive(Default)]
 struct Inner {
+    /// Changed by `insert` and `retain` only, and `remove`.
     volumes: BTreeMap<Box<str>, Entry>,
     /// Names taken away since the running pass began; a page read before must not bring them
     /// back.
     gone: HashMap<Box<str>, u64>,
     /// Counts what happened, so that a pass can tell what is newer than itself.
     turn: u64,
+    /// Counts the changes of which names exist.
+    names_turn: u64,
+}
+
+impl Inner {
+    fn insert(&mut self, name: Box<str>, entry: Entry) -> Option<Entry> {
+        let exists = entry.known.exists();
+        let before = self.volumes.insert(name, entry);
+        if before.as_ref().is_some_and(|before| before.known.exists()) != exists {
+            self.names_turn += 1;
+        }
+        before
+    }
+
+    fn remove(&mut self, name: &str) -> Option<Entry> {
+        let removed = self.volumes.remove(name);
+        if removed.is_some() {
+            self.names_turn += 1;
+        }
+        removed
+    }
+
+    /// How many were not worth keeping.
+    fn retain(&mut self, keep: impl Fn(&Entry) -> bool) -> usize {
+        let before = self.volumes.len();
+        self.volumes.retain(|_, entry| keep(entry));
+        let removed = before - self.volumes.len();
+        if removed > 0 {
+            self.names_turn += 1;
+        }
+        removed
+    }
 }
 
 struct Entry {
@@ -151,10 +97,25 @@ pub struct Pass {
     current: bool,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct File {
     version: u32,
     volumes: BTreeMap<Box<str>, Arc<Known>>,
+}
+
+/// The same, to be written.
+#[derive(Serialize)]
+struct NewFile {
+    version: u32,
+    #[serde(serialize_with = "as_map")]
+    volumes: Vec<(Box<str>, Arc<Known>)>,
+}
+
+fn as_map<S: Serializer>(
+    volumes: &[(Box<str>, Arc<Known>)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(volumes.iter().map(|(name, known)| (name, known)))
 }
 
 impl View {
@@ -177,8 +138,11 @@ impl View {
             inner: RwLock::new(inner),
             outage: Mutex::default(),
             heard: Mutex::new(Instant::now()),
+            stale: AtomicBool::new(false),
             changed: Notify::new(),
+            news: Notify::new(),
             answered: Notify::new(),
+            moved: watch::Sender::new(0),
         }
     }
 
@@ -192,7 +156,21 @@ impl View {
         self.read().volumes.iter().for_each(|(name, entry)| each(name, &entry.known));
     }
 
-    /// Takes what the API just said of one volume.
+    /// Counts the changes of which volumes exist to Docker: as long as it stays the same, their
+    /// names are the same.
+    pub fn names_turn(&self) -> u64 {
+        self.read().names_turn
+    }
+
+    /// Calls `each` like [`View::each`], and says which turn of the names that was.
+    pub fn each_in_turn(&self, mut each: impl FnMut(&str, &Known)) -> u64 {
+        let inner = self.read();
+        inner.volumes.iter().for_each(|(name, entry)| each(name, &entry.known));
+        inner.names_turn
+    }
+
+    /// Takes what the API just said of one volume, because somebody on this host wants it. So it
+    /// is kept on disk soon, also when it had been read before.
     pub fn put(&self, volume: wire::Volume) -> Arc<Known> {
         let (name, known) = Known::new(volume, 0);
         let mut inner = self.write();
@@ -201,11 +179,15 @@ impl View {
         inner.gone.remove(&name);
         let known = Arc::new(known);
         let entry = Entry { known: Arc::clone(&known), turn };
-        let before = inner.volumes.insert(name, entry);
-        drop(inner);
+        let before = inner.insert(name, entry);
         if before.is_none_or(|before| before.known.differs_for_good(&known)) {
+            self.stale.store(true, Ordering::SeqCst);
+        }
+        drop(inner);
+        if self.stale.load(Ordering::SeqCst) {
             self.changed.notify_one();
         }
+        self.moved.send_modify(|count| *count += 1);
         known
     }
 
@@ -214,8 +196,11 @@ impl View {
         let mut inner = self.write();
         inner.turn += 1;
         let turn = inner.turn;
-        let removed = inner.volumes.remove(name).is_some();
+        let removed = inner.remove(name).is_some();
         inner.gone.insert(name.into(), turn);
+        if removed {
+            self.stale.store(true, Ordering::SeqCst);
+        }
         drop(inner);
         if removed {
             self.changed.notify_one();
@@ -227,6 +212,16 @@ impl View {
         if let Some(entry) = self.write().volumes.get_mut(name) {
             Arc::make_mut(&mut entry.known).consumers.retain(|consumer| *consumer.id != *host);
         }
+    }
+
+    /// Tells each time when a volume may have changed.
+    pub fn moves(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
+    }
+
+    /// Something that stands beside the view changed: whoever acts upon it looks again.
+    pub fn nudge(&self) {
+        self.moved.send_modify(|count| *count += 1);
     }
 
     /// Begins a reading of all volumes.
@@ -242,9 +237,13 @@ impl View {
     pub fn take_page(&self, pass: &mut Pass, page: wire::VolumePage) {
         pass.current &= page.age_secs == 0;
         let mut differs = false;
+        // Made before the lock is taken: calls are answered meanwhile.
+        let volume = |volume| Known::new(volume, page.age_secs);
+        let volumes: Vec<_> = page.volumes.into_iter().map(volume).collect();
+        // What is replaced is given back to the system after the lock is let go.
+        let mut replaced = Vec::with_capacity(volumes.len());
         let mut inner = self.write();
-        for volume in page.volumes {
-            let (name, known) = Known::new(volume, page.age_secs);
+        for (name, known) in volumes {
             let newer =
                 |entry: &Entry| entry.known.revision > known.revision && entry.known.id == known.id;
             if inner.gone.contains_key(&name) || inner.volumes.get(&name).is_some_and(newer) {
@@ -260,29 +259,31 @@ impl View {
                 None => true,
                 Some(before) => before.known.differs_for_good(&entry.known),
             };
-            inner.volumes.insert(name, entry);
+            replaced.push(inner.insert(name, entry));
         }
-        drop(inner);
         if differs {
-            self.changed.notify_one();
+            self.stale.store(true, Ordering::SeqCst);
         }
     }
 
     /// Ends a reading that came to its last page. Names that were on no page are gone, unless
     /// the API itself read from an old view.
     pub fn end_pass(&self, pass: Pass) {
-        if !pass.current {
-            return;
+        // Most passes end with nothing to remove; calls are answered while that is seen.
+        let left = |entry: &Entry| entry.turn < pass.began;
+        if pass.current && self.read().volumes.values().any(left) {
+            let mut inner = self.write();
+            let removed = inner.retain(|entry| !left(entry));
+            self.stale.store(true, Ordering::SeqCst);
+            drop(inner);
+            if removed > 0 {
+                tracing::info!("{removed} volumes left the view: the API no longer lists them");
+            }
         }
-        let mut inner = self.write();
-        let before = inner.volumes.len();
-        inner.volumes.retain(|_, entry| entry.turn >= pass.began);
-        let removed = before - inner.volumes.len();
-        drop(inner);
-        if removed > 0 {
-            tracing::info!("{removed} volumes left the view: the API no longer lists them");
-            self.changed.notify_one();
+        if self.stale.load(Ordering::SeqCst) {
+            self.news.notify_one();
         }
+        self.moved.send_modify(|count| *count += 1);
     }
 
     /// The API answered.
@@ -317,9 +318,14 @@ impl View {
         self.answered.notified().await;
     }
 
-    /// Returns when the file is older than the view.
+    /// Returns when the file is older than the view and lacks what somebody here asked for.
     pub async fn changed(&self) {
         self.changed.notified().await;
+    }
+
+    /// Returns when the file is older than what was read of all volumes.
+    pub async fn news(&self) {
+        self.news.notified().await;
     }
 
     /// Writes the file.
@@ -327,10 +333,17 @@ impl View {
     /// # Errors
     /// When the disk refuses; the old file is whole then.
     pub fn save(&self) -> io::Result<()> {
-        let volumes =
-            self.read().volumes.iter().map(|(n, e)| (n.clone(), e.known.clone())).collect();
-        let file = File { version: VERSION, volumes };
-        around(Effect::ViewWrite, || statefile::write(&self.file, &file))
+        let volumes = {
+            let inner = self.read();
+            self.stale.store(false, Ordering::SeqCst);
+            inner.volumes.iter().map(|(n, e)| (n.clone(), e.known.clone())).collect()
+        };
+        let file = NewFile { version: VERSION, volumes };
+        let written = around(Effect::ViewWrite, || statefile::write(&self.file, &file));
+        if written.is_err() {
+            self.stale.store(true, Ordering::SeqCst);
+        }
+        written
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
@@ -342,10 +355,20 @@ impl View {
     }
 }
 
-/// Writes the file whenever the view changed, at most every `pause`, for ever.
-pub async fn keep_saved(view: Arc<View>, pause: Duration) {
+/// Writes the file whenever the view changed, for ever: at most every `pause` for what somebody
+/// here asked for, and for what only others did at most every `news_pause`. The file has all
+/// volumes of the cluster, and on a busy one there are always news.
+pub async fn keep_saved(view: Arc<View>, pause: Duration, news_pause: Duration) {
+    let mut rest = Duration::ZERO;
     loop {
-        view.changed().await;
+        let news = async {
+            tokio::time::sleep(rest).await;
+            view.news().await;
+        };
+        tokio::select! {
+            () = view.changed() => (),
+            () = news => (),
+        }
         let saver = Arc::clone(&view);
         match tokio::task::spawn_blocking(move || saver.save()).await {
             Ok(Ok(())) => (),
@@ -353,6 +376,7 @@ pub async fn keep_saved(view: Arc<View>, pause: Duration) {
             Err(error) => tracing::error!("keeping the view broke off: {error}"),
         }
         tokio::time::sleep(pause).await;
+        rest = news_pause.saturating_sub(pause);
     }
 }
 

@@ -109,3 +109,50 @@ fn an_unfinished_pass_removes_nothing() {
     view.take_page(&mut pass, page(&[volume("web", "2", 2)], 0));
     assert_eq!(names(&view), ["old", "web"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_others_did_is_kept_later_and_at_once_when_it_is_used_here() {
+    let (folder, view) = view();
+    let view = Arc::new(view);
+    let kept = || names(&View::load(folder.path().join("view.json")));
+    let pass = |volumes: &[wire::Volume]| {
+        let mut pass = view.begin_pass();
+        view.take_page(&mut pass, page(volumes, 0));
+        view.end_pass(pass);
+    };
+    let secs = |secs| tokio::time::sleep(Duration::from_secs(secs));
+    let saver = tokio::spawn(keep_saved(
+        Arc::clone(&view),
+        Duration::from_secs(5),
+        Duration::from_secs(60),
+    ));
+    pass(&[volume("a", "1", 1)]);
+    secs(1).await;
+    assert_eq!(kept(), ["a"], "the first time at once");
+    pass(&[volume("a", "1", 1), volume("b", "2", 2)]);
+    secs(40).await;
+    assert_eq!(kept(), ["a"], "not yet");
+    secs(30).await;
+    assert_eq!(kept(), ["a", "b"], "in the end");
+    pass(&[volume("a", "1", 1), volume("b", "2", 2), volume("c", "3", 3)]);
+    view.put(volume("c", "3", 3));
+    secs(10).await;
+    assert_eq!(kept(), ["a", "b", "c"], "somebody here asked for it");
+    view.forget("a");
+    secs(10).await;
+    assert_eq!(kept(), ["b", "c"], "somebody here removed it");
+    saver.abort();
+}
+
+#[test]
+fn a_view_that_could_not_be_kept_is_kept_after_the_next_pass() {
+    let (folder, view) = view();
+    let file = folder.path().join("view.json");
+    std::fs::create_dir(&file).expect("in the way");
+    view.put(volume("web", "1", 1));
+    view.save().expect_err("a folder stands there");
+    std::fs::remove_dir(&file).expect("away");
+    assert!(view.stale.load(Ordering::SeqCst));
+    view.save().expect("saved");
+    assert!(!view.stale.load(Ordering::SeqCst));
+}

@@ -86,11 +86,14 @@ async fn bad_names_and_options_reach_no_api() {
 }
 
 #[tokio::test]
-async fn a_volume_of_another_machine_is_refused_with_the_reason() {
+async fn a_volume_of_a_node_that_nobody_can_find_is_refused_with_the_reason() {
     let (plugin, api) = Plugin::start_with_api().await;
     api.put(volume("web", "elsewhere", "ready"));
     let said = err(plugin.call("Mount", r#"{"Name":"web","ID":"a"}"#).await);
-    assert!(said.starts_with("cobalt: volume \"web\" lives on node n2"), "{said}");
+    assert!(
+        said.starts_with("cobalt: volume \"web\": no address of its node n2 is known"),
+        "{said}"
+    );
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use crate::binaries::binary;
 use crate::etcd::{Eye, free_port};
 use crate::failpoints::Failpoints;
 use crate::http::{Address, Reply, request};
+use crate::lab::Machine;
 use crate::process::Process;
 use crate::wait::poll;
 use crate::world::World;
@@ -75,6 +76,24 @@ impl Setup {
                 .to_vec();
         let folder = world.folder().to_owned();
         let pool = pool.to_owned();
+        Setup { arguments, folder, pool, port: free_port(), name: "cobaltd".into() }
+    }
+
+    /// `cobaltd` of a storage machine of the lab, whose pool is mounted. It finds out itself at
+    /// which address consumers reach it.
+    pub fn storage(machine: &Machine, etcd: &str, pool: &Path) -> Setup {
+        let pool_flag = pool.to_string_lossy();
+        let name = ["--node-name", machine.host_name()];
+        let parts = ["--etcd", etcd, "--pool", &pool_flag, "--components", "api,engine,agent"];
+        let arguments = parts.iter().chain(&name).map(|&argument| argument.to_owned()).collect();
+        let (folder, pool) = (machine.disk().to_owned(), pool.to_owned());
+        Setup { arguments, folder, pool, port: free_port(), name: "cobaltd".into() }
+    }
+
+    /// `cobaltd` with the API alone, for a machine of the lab that stores nothing.
+    pub fn api(machine: &Machine, etcd: &str) -> Setup {
+        let arguments = ["--etcd", etcd, "--components", "api"].map(str::to_owned).to_vec();
+        let (folder, pool) = (machine.disk().to_owned(), PathBuf::new());
         Setup { arguments, folder, pool, port: free_port(), name: "cobaltd".into() }
     }
 

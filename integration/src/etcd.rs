@@ -1,6 +1,7 @@
 //! A real etcd, and a look into any etcd past our own programs: through its JSON gateway.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ pub struct Etcd {
     pub process: Process,
     world: World,
     data: PathBuf,
-    client: u16,
+    client: SocketAddr,
     peer: u16,
     flags: Vec<String>,
 }
@@ -50,16 +51,24 @@ impl Etcd {
     /// When it does not start.
     pub fn start_small(world: &World, bytes: u64) -> Etcd {
         let flag = format!("--quota-backend-bytes={bytes}");
-        Etcd::with(world, "etcd", vec![flag])
+        Etcd::with(world, "etcd", Ipv4Addr::LOCALHOST, vec![flag])
+    }
+
+    /// One that others reach at this address of the machine that `world` is.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_at(world: &World, address: Ipv4Addr) -> Etcd {
+        Etcd::with(world, "etcd", address, Vec::new())
     }
 
     fn with_data(world: &World, folder: &str) -> Etcd {
-        Etcd::with(world, folder, Vec::new())
+        Etcd::with(world, folder, Ipv4Addr::LOCALHOST, Vec::new())
     }
 
-    fn with(world: &World, folder: &str, flags: Vec<String>) -> Etcd {
+    fn with(world: &World, folder: &str, address: Ipv4Addr, flags: Vec<String>) -> Etcd {
         let data = world.folder().join(folder);
-        let (client, peer) = (free_port(), free_port());
+        let (client, peer) = (SocketAddr::from((address, free_port())), free_port());
         let process = spawn(world, &data, client, peer, &flags);
         let etcd = Etcd { process, world: world.clone(), data, client, peer, flags };
         etcd.wait_until_healthy();
@@ -68,12 +77,12 @@ impl Etcd {
 
     /// For `--etcd`.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client)
+        format!("http://{}", self.client)
     }
 
     /// The port for clients.
     pub fn port(&self) -> u16 {
-        self.client
+        self.client.port()
     }
 
     /// Where its data is; it may be exchanged while it is down.
@@ -83,7 +92,7 @@ impl Etcd {
 
     /// To look into it.
     pub fn eye(&self) -> Eye {
-        Eye(Address::Tcp(self.client))
+        Eye(Address::Lab(self.client))
     }
 
     /// Ends it in the middle of whatever it does.
@@ -107,11 +116,11 @@ impl Etcd {
 fn spawn(
     world: &World,
     data: &std::path::Path,
-    client: u16,
+    client: SocketAddr,
     peer: u16,
     flags: &[String],
 ) -> Process {
-    let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+    let (client, peer) = (format!("http://{client}"), format!("http://127.0.0.1:{peer}"));
     let mut command = world.command("etcd");
     command
         .args(["--name", "test", "--data-dir"])

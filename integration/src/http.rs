@@ -2,7 +2,7 @@
 //! no library's client would.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +14,8 @@ pub enum Address {
     Unix(PathBuf),
     /// A port on 127.0.0.1.
     Tcp(u16),
+    /// A port on a machine of the lab.
+    Lab(SocketAddr),
 }
 
 /// What came back.
@@ -55,14 +57,16 @@ fn connect(address: &Address, limit: Duration) -> io::Result<Box<dyn Stream>> {
             stream.set_write_timeout(Some(limit))?;
             Ok(Box::new(stream))
         }
-        Address::Tcp(port) => {
-            let target = std::net::SocketAddr::from(([127, 0, 0, 1], *port));
-            let stream = TcpStream::connect_timeout(&target, limit)?;
-            stream.set_read_timeout(Some(limit))?;
-            stream.set_write_timeout(Some(limit))?;
-            Ok(Box::new(stream))
-        }
+        Address::Tcp(port) => tcp(SocketAddr::from(([127, 0, 0, 1], *port)), limit),
+        Address::Lab(target) => tcp(*target, limit),
     }
+}
+
+fn tcp(target: SocketAddr, limit: Duration) -> io::Result<Box<dyn Stream>> {
+    let stream = TcpStream::connect_timeout(&target, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
+    Ok(Box::new(stream))
 }
 
 /// One request on a connection of its own. `limit` holds for each read and write.

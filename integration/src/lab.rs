@@ -11,16 +11,21 @@
 //! world runs in a machine. Needs a kernel with an NFS server: that of the guest which
 //! `scripts/lab.sh` starts. Tests that use it are called `lab_…` and are run by `make lab`.
 
+pub mod consumer;
+pub mod handles;
 pub mod machine;
 pub mod nfs;
+pub mod storage;
 
 use std::net::Ipv4Addr;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+pub use consumer::Consumer;
 pub use machine::Machine;
 pub use nfs::NfsServer;
+pub use storage::{EtcdMachine, Storage};
 
 /// The number of the first machine's address.
 const FIRST_MACHINE: u8 = 11;

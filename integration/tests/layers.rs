@@ -3,72 +3,29 @@
 //! at any step. A process beside dockerd, the actor, does it with the plugin's own library.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Stdio};
+#[path = "layers/actor.rs"]
+mod actor;
+
 use std::time::Duration;
 
-use cobalt_docker_plugin::mounts::helper::Helper;
-use cobalt_docker_plugin::mounts::{Holder, Mounts, Order, Source};
 use cobalt_failpoint::Effect;
-use cobalt_integration::binaries::binary;
 use cobalt_integration::docker::{Dockerd, IMAGE};
 use cobalt_integration::wait::{eventually, pause};
 use cobalt_integration::world::World;
 
-const ID: &str = "0a0b0c0d-0000-4000-8000-000000000001";
+use self::actor::{Actor, ID};
+
 const SOON: Duration = Duration::from_secs(10);
-const ANSWER: &str = "answer: ";
 
-/// Not a test of its own: what the actor runs.
+/// Not a test of its own.
 #[test]
-fn actor() {
-    let Some(state_dir) = std::env::var_os("LAYERS_STATE") else { return };
-    cobalt_failpoint::arm();
-    let helper = Helper::at(binary("cobalt-docker-plugin"));
-    let mounts = Mounts::open_with(Path::new(&state_dir), helper).unwrap();
-    let pool = PathBuf::from(std::env::var_os("LAYERS_POOL").unwrap());
-    for line in std::io::stdin().lines() {
-        let said = act(&mounts, &pool, &line.unwrap());
-        println!("\n{ANSWER}{said}");
-    }
-}
-
-fn act(mounts: &Mounts, pool: &Path, line: &str) -> String {
-    let id = ID.parse().unwrap();
-    let source = |word: &str| match Source::local(pool.to_owned()) {
-        Source::Local { pool, options, .. } => {
-            Source::Local { pool, options, read_only: word.ends_with("-ro") }
-        }
-        Source::Nfs { .. } => unreachable!("it is local"),
-    };
-    let outcome = match line {
-        "mount" | "mount-ro" => {
-            let holder = Holder::new("a".into(), None);
-            let order = Order { id, name: "web".into(), source: source(line), holder };
-            mounts.mount(&order, &|| false).map(drop)
-        }
-        "away" => mounts.take_away(&id),
-        "give" | "give-ro" => mounts.give(&id, &source(line)),
-        "renew" => mounts.renew(&id, &source(line)),
-        "state" => return format!("{:?}", mounts.state(&id)),
-        "unmount" => {
-            mounts.unmount("web", "a");
-            Ok(())
-        }
-        other => panic!("{other} is not known"),
-    };
-    outcome.map_or_else(|error| error.to_string(), |()| "done".to_owned())
-}
-
-struct Actor {
-    child: Child,
-    output: BufReader<ChildStdout>,
+fn actor_runs() {
+    actor::run();
 }
 
 struct Scene {
     dockerd: Dockerd,
-    actor: Option<Actor>,
+    actor: Actor,
     world: World,
 }
 
@@ -86,61 +43,21 @@ impl Scene {
         world.run("mkdir", &[&format!("{pool}/volumes")]);
         world.run("btrfs", &["subvolume", "create", &format!("{pool}/volumes/{ID}")]);
         let dockerd = Dockerd::start(&world);
-        let mut scene = Scene { dockerd, actor: None, world };
-        scene.must("mount");
-        scene
+        let mut actor = Actor::new(&world);
+        actor.must("mount");
+        Scene { dockerd, actor, world }
     }
 
     fn target(&self) -> String {
-        self.world.folder().join("plugin/mounts").join(ID).display().to_string()
-    }
-
-    fn start_actor(&self, failpoints: &str) -> Actor {
-        let mut command = self.world.command(std::env::current_exe().unwrap());
-        command.args(["--exact", "actor", "--nocapture"]);
-        command.env("LAYERS_STATE", self.world.folder().join("plugin"));
-        command.env("LAYERS_POOL", self.world.folder().join("pool"));
-        command.env("COBALT_BIN_DIR", binary("cobalt-docker-plugin").parent().unwrap());
-        command.env("FAILPOINTS", failpoints);
-        let log = std::fs::File::create(self.world.log("actor")).unwrap();
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
-        std::fs::create_dir_all(self.world.folder().join("plugin")).unwrap();
-        let mut child = command.spawn().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        Actor { child, output }
-    }
-
-    /// What the actor answers; `None` when it died of it.
-    fn ask(&mut self, what: &str, failpoints: &str) -> Option<String> {
-        let mut actor = match self.actor.take().filter(|_| failpoints.is_empty()) {
-            Some(actor) => actor,
-            None => self.start_actor(failpoints),
-        };
-        writeln!(actor.child.stdin.as_mut().unwrap(), "{what}").unwrap();
-        let mut line = String::new();
-        while actor.output.read_line(&mut line).unwrap() > 0 {
-            if let Some(answer) = line.strip_prefix(ANSWER) {
-                let answer = answer.trim().to_owned();
-                if failpoints.is_empty() {
-                    self.actor = Some(actor);
-                } else {
-                    end(actor);
-                }
-                return Some(answer);
-            }
-            line.clear();
-        }
-        end(actor);
-        None
+        self.actor.target()
     }
 
     fn must(&mut self, what: &str) {
-        let answer = self.ask(what, "").unwrap();
-        assert_eq!(answer, "done", "{what}");
+        self.actor.must(what);
     }
 
     fn state(&mut self) -> String {
-        self.ask("state", "").unwrap()
+        self.actor.state()
     }
 
     /// A container that appends to a file all the time and counts what went wrong; `extra` goes
@@ -184,11 +101,6 @@ impl Scene {
         let inside = self.exec(name, "grep -c ' /data ' /proc/self/mountinfo");
         (own, inside.trim().parse().unwrap())
     }
-}
-
-fn end(mut actor: Actor) {
-    drop(actor.child.stdin.take());
-    actor.child.wait().unwrap();
 }
 
 #[test]
@@ -282,7 +194,7 @@ fn a_change_that_is_killed_at_any_step_is_made_good_by_the_next() {
     for effect in [Effect::VolumeMount, Effect::VolumeUnmount] {
         for point in effect.points() {
             for what in ["away", "give", "renew", "away", "renew"] {
-                let died = scene.ask(what, &format!("{point}=return(kill)")).is_none();
+                let died = scene.actor.ask(what, &format!("{point}=return(kill)")).is_none();
                 scene.must(what);
                 match what {
                     "away" => scene.expect_away(&["slave", "apart"]),

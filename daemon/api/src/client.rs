@@ -5,6 +5,7 @@
 
 mod endpoint;
 mod error;
+mod events;
 mod path;
 mod tls;
 mod transport;
@@ -21,14 +22,19 @@ use self::path::{add_query, path};
 use self::transport::{Call, Reply, Transport};
 use crate::error::Code;
 use crate::wire::{
-    ConsumerRequest, Health, NewToken, Node, NodeList, Phase, Problem, Status, TokenList,
-    TokenRequest, Volume, VolumeChange, VolumePage, VolumeRequest,
+    CallbackList, CallbackRequest, ConsumerRequest, Health, NewCallback, NewToken, Node, NodeList,
+    Phase, Problem, Status, TokenList, TokenRequest, Volume, VolumeChange, VolumePage,
+    VolumeRequest,
 };
 
 pub use self::endpoint::{BadEndpoint, Endpoint};
 pub use self::error::ClientError;
+pub use self::events::{Event, EventStream, SILENCE};
 pub use self::tls::BadCa;
 use self::tls::Trust;
+
+/// How long it may take until a stream of events begins.
+const LISTEN_LIMIT: Duration = Duration::from_secs(5);
 
 /// A client of one cluster's API. Clones share their connections.
 #[derive(Clone)]
@@ -41,7 +47,7 @@ pub struct Client {
 pub enum Wait {
     /// As soon as the wish is stored.
     No,
-    /// When the volume is ready, or gone.
+    /// When the volume is ready, gone, or exported to the host.
     Done,
 }
 
@@ -180,15 +186,18 @@ impl Client {
         self.delete(call, Code::VolumeNotFound, limit).await
     }
 
-    /// Says that a host uses a volume, and reads the volume.
+    /// Says that a host uses a volume, and reads the volume; waiting, when its export lets the
+    /// host in.
     pub async fn register_consumer(
         &self,
         name: &str,
         host: &str,
         request: &ConsumerRequest,
+        wait: Wait,
         limit: Duration,
     ) -> Result<Volume, ClientError> {
-        self.read(of_consumer(Method::PUT, name, host)?.with(request)?, limit).await
+        let call = of_consumer(Method::PUT, name, host)?.with(request)?.waiting(wait, "admitted");
+        self.read(call, limit).await
     }
 
     /// Says that a host does not use the volume of this id any more.
@@ -238,6 +247,42 @@ impl Client {
     pub async fn revoke_token(&self, id: &str, limit: Duration) -> Result<(), ClientError> {
         let call = named(Method::DELETE, "tokens", id)?;
         self.delete(call, Code::TokenNotFound, limit).await
+    }
+
+    /// Listens to what changes: after the revision `since`, or from now on. Begins within 5 s;
+    /// what the stream says after that has no limit but [`SILENCE`].
+    pub async fn listen(&self, since: Option<i64>) -> Result<EventStream, ClientError> {
+        let mut call = plain(Method::GET, path(&["events"]));
+        if let Some(since) = since {
+            add_query(&mut call.target, "since", &since.to_string());
+        }
+        let call = Call { streams: true, ..call };
+        let reply = successful(self.transport.send(&call, LISTEN_LIMIT).await?)?;
+        match reply.stream {
+            Some(stream) => Ok(EventStream::new(reply.endpoint, stream)),
+            None => Err(bad_reply(&reply, format!("it is no stream: {}", beginning(&reply.body)))),
+        }
+    }
+
+    /// Makes a callback. It is sent once only: a repeat would make a second one.
+    pub async fn create_callback(
+        &self,
+        request: &CallbackRequest,
+        limit: Duration,
+    ) -> Result<NewCallback, ClientError> {
+        let call = plain(Method::POST, path(&["callbacks"])).with(request)?;
+        self.read(Call { repeatable: false, ..call }, limit).await
+    }
+
+    /// All callbacks, without their secrets.
+    pub async fn callbacks(&self, limit: Duration) -> Result<CallbackList, ClientError> {
+        self.read(plain(Method::GET, path(&["callbacks"])), limit).await
+    }
+
+    /// Removes a callback: nothing more is sent.
+    pub async fn delete_callback(&self, id: &str, limit: Duration) -> Result<(), ClientError> {
+        let call = named(Method::DELETE, "callbacks", id)?;
+        self.delete(call, Code::CallbackNotFound, limit).await
     }
 
     /// Whether the daemon can do its work. One that says what is missing is an answer too.
@@ -291,7 +336,15 @@ impl Call {
 }
 
 fn plain(method: Method, target: String) -> Call {
-    Call { method, target, body: None, if_match: None, waits: false, repeatable: true }
+    Call {
+        method,
+        target,
+        body: None,
+        if_match: None,
+        waits: false,
+        streams: false,
+        repeatable: true,
+    }
 }
 
 /// A call on one thing of a kind.

@@ -29,6 +29,8 @@ pub enum Code {
     NodeNotFound,
     /// No such token.
     TokenNotFound,
+    /// No such callback.
+    CallbackNotFound,
     /// Another wish holds under the same name.
     VolumeDiffers,
     /// The volume is on its way out.
@@ -49,7 +51,7 @@ pub enum Code {
 
 impl Code {
     /// All of them, in the order of the table in docs/api.md.
-    pub const ALL: [Code; 20] = [
+    pub const ALL: [Code; 21] = [
         Code::MalformedBody,
         Code::BodyTooLarge,
         Code::BadParameter,
@@ -62,6 +64,7 @@ impl Code {
         Code::VolumeNotFound,
         Code::NodeNotFound,
         Code::TokenNotFound,
+        Code::CallbackNotFound,
         Code::VolumeDiffers,
         Code::BeingDeleted,
         Code::InUse,
@@ -85,6 +88,7 @@ impl Code {
             Code::NodeNotFound => ("node_not_found", 404),
             Code::TokenNotFound => ("token_not_found", 404),
             Code::MethodNotAllowed => ("method_not_allowed", 405),
+            Code::CallbackNotFound => ("callback_not_found", 404),
             Code::VolumeDiffers => ("volume_differs", 409),
             Code::BeingDeleted => ("being_deleted", 409),
             Code::InUse => ("in_use", 409),

@@ -9,4 +9,6 @@ pub mod shapes;
 pub mod wire;
 
 /// What a caller may check before it asks: the names and values the API itself parses.
-pub use cobalt_core::{Bytes, Compression, Constraint, Mode, VolumeId, VolumeName};
+pub use cobalt_core::{
+    BadRule, Bytes, Compression, Constraint, Mode, MountOptions, VolumeId, VolumeName,
+};

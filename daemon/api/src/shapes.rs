@@ -141,3 +141,13 @@ pub struct Network(String);
 #[derive(ToSchema)]
 #[schema(pattern = "^[a-z_]+(=[0-9]{1,9})?$", max_length = 40)]
 pub struct MountOption(String);
+
+/// `http://` or `https://`, a host, and a path; 2048 characters at most.
+#[derive(ToSchema)]
+#[schema(pattern = "^https?://[^@#\u{0}-\u{20}]+$", max_length = 2048)]
+pub struct CallbackUrl(String);
+
+/// Printable ASCII without spaces.
+#[derive(ToSchema)]
+#[schema(pattern = "^[!-~]*$", min_length = 16, max_length = 256)]
+pub struct Secret(String);

@@ -1,6 +1,7 @@
 //! Version 1 of the JSON shapes. A field, once here, keeps its name and meaning.
 
 mod access;
+mod callback;
 mod status;
 mod token;
 
@@ -14,6 +15,10 @@ use crate::shapes;
 pub use self::access::{
     Access, AccessMode, AccessPolicy, AccessRule, Consumer, ConsumerRequest, ConsumerState, Export,
     Squash,
+};
+pub use self::callback::{
+    Callback, CallbackFilter, CallbackList, CallbackRequest, ChangeEvent, ChangeKind, NewCallback,
+    Previous,
 };
 pub use self::status::{EtcdEndpoint, PoolUse, Status, VolumeInNeed};
 pub use self::token::{NewToken, Role, Token, TokenList, TokenRequest};

@@ -94,6 +94,10 @@ id! {
     /// Names an API token without giving its secret away.
     TokenId
 }
+id! {
+    /// Names a callback.
+    CallbackId
+}
 
 #[cfg(test)]
 mod tests {

@@ -23,7 +23,7 @@ pub use bytes::{BadSize, Bytes, GIB, KIB, MIB, TIB};
 pub use constraint::{BadConstraint, Constraint};
 pub use consumer::{Consumer, Has};
 pub use export::{Admits, admitted};
-pub use ident::{BadId, HostId, NodeId, SubvolumeUuid, TokenId, VolumeId};
+pub use ident::{BadId, CallbackId, HostId, NodeId, SubvolumeUuid, TokenId, VolumeId};
 pub use mount_option::{BadMountOption, MountOptions};
 pub use name::{
     BadLabel, BadName, ClusterName, Labels, MAX_LABELS, MAX_NAME, NodeName, VolumeName,

@@ -1,18 +1,19 @@
 //! Orders exports for many volumes together: while one run of exportfs is under way, others
 //! queue up and share the next. It alone orders them; what it says is exported was looked at.
 //!
-//! A host that lost its right is refused from the moment exportfs has run. Where its plugin does
-//! not say within a short time that the mount was taken away, what it has open is ended on the
-//! server as well.
+//! A host that lost its right is refused from the moment exportfs has run. What it has open is
+//! ended on the server as well: at once where no plugin of it uses the volume, else when that does
+//! not say within a short time that the mount was taken away. This costs a host the locks it has
+//! on other volumes, so nobody who only unmounted, or whose volume goes, is treated so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cobalt_core::{Admits, SubvolumeUuid, VolumeId};
+use cobalt_core::{Admits, Consumer, SubvolumeUuid, VolumeId};
 use cobalt_host::{Export, ExportTable, Exports};
-use cobalt_store::Follower;
+use cobalt_store::{Follower, View};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -48,8 +49,9 @@ struct Work {
     ordered: Arc<Mutex<ExportTable>>,
     /// What was found exported afterwards; `None` when that did not succeed.
     seen: Option<ExportTable>,
-    /// Hosts that lost their right, and until when they may comply by themselves.
-    barred: BTreeMap<(VolumeId, IpAddr), Instant>,
+    /// Hosts that lost their right, and until when their plugins may comply; `None` where none of
+    /// them used the volume.
+    barred: BTreeMap<(VolumeId, IpAddr), Option<Instant>>,
 }
 
 impl Exporter {
@@ -150,6 +152,8 @@ impl Work {
         self.note_barred(&before, &wanted);
         let holds = self.seen.as_ref() == Some(&wanted);
         let outcome = if holds { Ok(()) } else { self.order(wanted).await };
+        // Once it is answered it has to be felt.
+        self.expire().await;
         for (volume, reply) in replies {
             let seen = self.seen.as_ref().and_then(|seen| seen.get(&volume));
             let admits = seen.map(|export| export.admits.clone()).unwrap_or_default();
@@ -186,8 +190,9 @@ impl Work {
             let now = wanted.get(volume).map(|export| &export.admits);
             let lost =
                 export.admits.keys().filter(|host| now.is_none_or(|now| !now.contains_key(host)));
-            let until = Instant::now() + GRACE;
-            self.barred.extend(lost.map(|host| ((*volume, *host), until)));
+            let lost = lost.map(|host| ((*volume, *host), self.patience(*volume, *host)));
+            let lost: Vec<_> = lost.collect();
+            self.barred.extend(lost);
         }
         self.barred.retain(|(volume, host), _| {
             wanted.get(volume).is_none_or(|export| !export.admits.contains_key(host))
@@ -221,25 +226,37 @@ impl Work {
         self.follower.age().is_none() && !self.follower.went_back()
     }
 
+    fn patience(&self, volume: VolumeId, host: IpAddr) -> Option<Instant> {
+        let has_plugin = |view: &View| view.consumers(volume).any(|one| is_at(one, host));
+        self.follower.read(has_plugin).then(|| Instant::now() + GRACE)
+    }
+
+    /// Whether what a barred host has open is none of our business: the rules would let it in, the
+    /// volume goes, or its plugin unmounted or took the mount away.
+    fn is_spared(&self, volume: VolumeId, host: IpAddr, patience: Option<Instant>) -> bool {
+        self.follower.read(|view| {
+            let is_kept_out = view.volume(volume).is_some_and(|stored| {
+                let volume = &stored.value;
+                !volume.is_deleting() && volume.wish.access.for_consumer(host).is_none()
+            });
+            let there = view.consumers(volume).filter(|one| is_at(one, host));
+            let mut said = there.map(|one| one.has.as_ref().is_some_and(|has| has.grant.is_none()));
+            // One host may have several plugins.
+            !is_kept_out || patience.is_some() && said.all(|taken_away| taken_away)
+        })
+    }
+
     async fn expire(&mut self) {
-        let complied = |volume: VolumeId, host: IpAddr| {
-            self.follower.read(|view| {
-                let there = view.consumers(volume).filter(|one| one.address == Some(host));
-                let said = there.map(|one| one.has.as_ref().is_some_and(|has| has.grant.is_none()));
-                // One host may have several plugins; where there is none, nobody said anything.
-                said.min() == Some(true)
-            })
-        };
         let now = Instant::now();
         let mut hosts = BTreeSet::new();
         let mut left = BTreeMap::new();
-        for ((volume, host), until) in std::mem::take(&mut self.barred) {
-            if complied(volume, host) {
+        for ((volume, host), patience) in std::mem::take(&mut self.barred) {
+            if self.is_spared(volume, host, patience) {
                 continue;
             }
-            match until <= now {
+            match patience.is_none_or(|until| until <= now) {
                 true => drop(hosts.insert(host)),
-                false => drop(left.insert((volume, host), until)),
+                false => drop(left.insert((volume, host), patience)),
             }
         }
         self.barred = left;
@@ -256,6 +273,10 @@ impl Work {
             Err(error) => tracing::error!(%error, "ending state ended badly"),
         }
     }
+}
+
+fn is_at(consumer: &Consumer, host: IpAddr) -> bool {
+    consumer.address.is_some_and(|address| address.to_canonical() == host)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

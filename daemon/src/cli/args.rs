@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use cobalt_api::client::Endpoint;
-use cobalt_api::wire::{Phase, Role};
+use cobalt_api::wire::{AccessRule, Phase, Role};
 use cobalt_core::{Bytes, Compression, Constraint, Labels, Mode, NodeName, VolumeName};
 
+use super::access::{AccessArgs, Policy, rule};
+use super::callbacks::CallbackCommand;
 use super::failure::{EXIT_CODES, USAGE};
 use super::say;
 
@@ -71,6 +73,9 @@ pub(super) enum Command {
     /// Make, list and revoke the tokens that open the API over the network
     #[command(subcommand, visible_alias = "tokens")]
     Token(TokenCommand),
+    /// Make, list and remove callbacks, which are told of every change of volumes
+    #[command(subcommand, visible_alias = "callbacks")]
+    Callback(CallbackCommand),
     /// Show on one screen what is going on and what is wrong
     Status,
     /// Print what makes a shell complete commands and real names
@@ -149,6 +154,10 @@ pub(super) enum VolumeCommand {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Show who may mount a volume, and change it
+    ///
+    /// A host that loses its right has the volume taken away in its running containers.
+    Access(AccessArgs),
     /// List the hosts that have a volume mounted
     Consumers {
         /// The volume
@@ -202,6 +211,15 @@ pub(super) struct CreateArgs {
     /// Mode of its top directory, in octal [default: 0755]
     #[arg(long, value_parser = mode)]
     pub(super) mode: Option<String>,
+    /// Who may mount it that no rule covers [default: auto]
+    #[arg(long, value_name = "POLICY", value_enum)]
+    pub(super) access: Option<Policy>,
+    /// Let a host or network mount it, as in 10.0.0.7 or 10.0.0.0/24=ro; may be given again
+    #[arg(long, value_name = "RULE", value_parser = rule)]
+    pub(super) allow: Vec<AccessRule>,
+    /// How it is mounted over NFS, as in nconnect=4 or noatime; may be given again
+    #[arg(long = "mount-option", value_name = "OPTION")]
+    pub(super) mount_options: Vec<String>,
     /// Answer as soon as the wish is stored; it is served when a node can
     #[arg(long)]
     pub(super) no_wait: bool,
@@ -328,7 +346,7 @@ fn checked<T, E: ToString>(text: &str, parsed: Result<T, E>) -> Result<String, S
     parsed.map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
-fn volume_name(text: &str) -> Result<String, String> {
+pub(super) pub(super) fn volume_name(text: &str) -> Result<String, String> {
     checked(text, text.parse::<VolumeName>())
 }
 
@@ -402,6 +420,9 @@ mod tests {
             uid: Some(33),
             gid: Some(34),
             mode: Some("2775".into()),
+            access: None,
+            allow: Vec::new(),
+            mount_options: Vec::new(),
             no_wait: true,
         };
         assert_eq!(create, expected);

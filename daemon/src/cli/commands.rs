@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cobalt_api::client::{Client, ClientError, Pending, VolumeQuery, Wait};
 use cobalt_api::wire::{
-    NewToken, Phase, Size, TokenRequest, Volume, VolumeChange, VolumePage, VolumeRequest,
+    Access, AccessPolicy,    NewToken, Phase, Size, TokenRequest, Volume, VolumeChange, VolumePage, VolumeRequest,
 };
 use jiff::Timestamp;
 use serde::Serialize;
@@ -17,6 +17,7 @@ use super::args::{
 };
 use super::failure::Failure;
 use super::text::plain;
+use super::access::{self, AccessArgs};
 use super::{colour, complete, consumers, progress, question, show, status, token};
 
 /// The limit of a call that waits until a volume is as wished.
@@ -25,11 +26,11 @@ const WAITING: Duration = Duration::from_secs(100);
 const ASKING: Duration = Duration::from_secs(20);
 
 /// What every command needs.
-struct Session {
-    client: Client,
+pub(super) struct Session {
+    pub(super) client: Client,
     timeout: Option<Duration>,
-    form: Form,
-    now: Timestamp,
+    pub(super) form: Form,
+    pub(super) now: Timestamp,
 }
 
 /// Runs one command.
@@ -53,6 +54,7 @@ pub(super) async fn run(args: Args) -> Result<Output, Failure> {
         Command::Volume(command) => session.volume(command).await,
         Command::Node(command) => session.node(command).await,
         Command::Token(command) => session.token(command).await,
+        Command::Callback(command) => session.callback(command).await,
         Command::Status => {
             let status = session.client.status(session.asking()).await.map_err(about(""))?;
             session.output(&status, || status::screen(&status))
@@ -86,6 +88,7 @@ impl Session {
                 }
                 self.remove(&names, no_wait).await
             }
+            VolumeCommand::Access(args) => self.access(args).await,
             VolumeCommand::Consumers { name } => {
                 let found = self.client.volume(&name, self.asking()).await;
                 let hosts = found.map_err(about(&name))?.consumers;
@@ -102,6 +105,22 @@ impl Session {
         let create = self.client.create_volume(&name, &request, wait, Pending::Keep, limit);
         let made = self.watched(&name, wait, create).await;
         self.changed(&made.map_err(about(&name))?)
+    }
+
+    /// Shows who may mount a volume; changes it first, where that was asked for, unless somebody
+    /// else changed the volume meanwhile.
+    async fn access(&self, args: AccessArgs) -> Result<Output, Failure> {
+        let name = &args.name;
+        let mut volume = self.client.volume(name, self.asking()).await.map_err(about(name))?;
+        if args.changes() {
+            let access = Some(args.over(&volume.access)?);
+            let change = VolumeChange { access, ..VolumeChange::default() };
+            let (wait, limit) = self.waiting(args.no_wait);
+            let at = Some(volume.revision);
+            let change = self.client.change_volume(name, &change, at, wait, limit);
+            volume = self.watched(name, wait, change).await.map_err(about(name))?;
+        }
+        self.output(&volume, || access::details(&volume))
     }
 
     /// The name alone, as Docker prints it; and whether it is to be waited for.
@@ -268,7 +287,7 @@ impl Session {
         }
     }
 
-    fn asking(&self) -> Duration {
+    pub(super) fn asking(&self) -> Duration {
         self.timeout.unwrap_or(ASKING)
     }
 
@@ -280,7 +299,7 @@ impl Session {
     }
 
     /// The answer in the form that was asked for.
-    fn output(
+    pub(super) fn output(
         &self,
         value: &impl Serialize,
         people: impl FnOnce() -> String,
@@ -304,6 +323,8 @@ fn wish(args: CreateArgs) -> Result<VolumeRequest, Failure> {
             return Err(Failure::usage(format!("label \"{key}\" is given twice")));
         }
     }
+    let access = args.access.is_some() || !args.allow.is_empty();
+    let policy = args.access.map(AccessPolicy::from).unwrap_or_default();
     Ok(VolumeRequest {
         size: args.size.map(Size::Text),
         labels: (!labels.is_empty()).then_some(labels),
@@ -313,13 +334,13 @@ fn wish(args: CreateArgs) -> Result<VolumeRequest, Failure> {
         uid: args.uid,
         gid: args.gid,
         mode: args.mode,
-        access: None,
-        mount_options: None,
+        access: access.then_some(Access { policy, rules: args.allow }),
+        mount_options: (!args.mount_options.is_empty()).then_some(args.mount_options),
     })
 }
 
 /// For `map_err`: a failed call about the thing of this name.
-fn about(name: &str) -> impl Fn(ClientError) -> Failure {
+pub(super) fn about(name: &str) -> impl Fn(ClientError) -> Failure {
     move |error| Failure::of(&error, name)
 }
 
@@ -342,6 +363,9 @@ mod tests {
             uid: None,
             gid: None,
             mode: None,
+            access: None,
+            allow: Vec::new(),
+            mount_options: Vec::new(),
             no_wait: false,
         }
     }

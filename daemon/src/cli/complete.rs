@@ -73,6 +73,7 @@ enum Kind {
     Volume,
     Node,
     Token,
+    Callback,
 }
 
 fn expected(before: &[String], last: &str) -> Expected {
@@ -129,8 +130,11 @@ fn value_of(command: &Command, arg: &Arg) -> Expected {
     match (command.get_name(), arg.get_id().as_str()) {
         ("create", _) => Expected::Anything,
         ("ls", "node") => Expected::Names(Kind::Node),
-        (_, "id") => Expected::Names(Kind::Token),
-        (_, "name" | "names") => match is_about_nodes(command) {
+        (_, "id") => match is_below(command, "callback") {
+            true => Expected::Names(Kind::Callback),
+            false => Expected::Names(Kind::Token),
+        },
+        (_, "name" | "names") => match is_below(command, "node") {
             true => Expected::Names(Kind::Node),
             false => Expected::Names(Kind::Volume),
         },
@@ -139,8 +143,8 @@ fn value_of(command: &Command, arg: &Arg) -> Expected {
 }
 
 /// `show` stands below `volume` and below `node`.
-fn is_about_nodes(command: &Command) -> bool {
-    command.get_bin_name().is_some_and(|name| name.split(' ').any(|word| word == "node"))
+fn is_below(command: &Command, above: &str) -> bool {
+    command.get_bin_name().is_some_and(|name| name.split(' ').any(|word| word == above))
 }
 
 fn is_many(arg: &Arg) -> bool {
@@ -196,6 +200,10 @@ async fn names(kind: Kind, client: &Client) -> Vec<String> {
             let tokens = client.tokens(LOOK).await.map(|list| list.tokens).unwrap_or_default();
             tokens.into_iter().map(|token| token.id).collect()
         }
+        Kind::Callback => {
+            let list = client.callbacks(LOOK).await.map(|list| list.callbacks);
+            list.unwrap_or_default().into_iter().map(|callback| callback.id).collect()
+        }
     }
 }
 
@@ -226,7 +234,7 @@ mod tests {
     #[test]
     fn commands_are_completed_and_the_hidden_one_is_not_shown() {
         let first = these("");
-        for word in ["volume", "node", "token", "status", "completion"] {
+        for word in ["volume", "node", "token", "callback", "status", "completion"] {
             assert!(first.iter().any(|found| found == word), "{first:?}");
         }
         assert!(!first.iter().any(|word| word == COMPLETE), "{first:?}");
@@ -243,6 +251,7 @@ mod tests {
             assert_eq!(asked(line), Expected::Names(Kind::Node), "{line}");
         }
         assert_eq!(asked("token rm "), Expected::Names(Kind::Token));
+        assert_eq!(asked("callback rm "), Expected::Names(Kind::Callback));
         assert_eq!(asked("volume release "), Expected::Names(Kind::Volume));
         assert_eq!(asked("volume release --yes web d"), Expected::Hosts("web".into()));
     }

@@ -23,7 +23,7 @@ Exit codes:
   0  done
   1  the API refused it, or it failed
   2  the command is wrong, or a file it names cannot be used
-  3  no such volume, node, host or token
+  3  no such volume, node, host, token or callback
   4  the API cannot be reached, or did not answer in time";
 
 /// One failure with its sentence, next steps and exit code.
@@ -92,7 +92,13 @@ impl Failure {
             failure.hints.push(said);
         }
         let Some(code) = code else { return failure };
-        if matches!(code, Code::VolumeNotFound | Code::NodeNotFound | Code::TokenNotFound) {
+        if matches!(
+            code,
+            Code::VolumeNotFound
+                | Code::NodeNotFound
+                | Code::TokenNotFound
+                | Code::CallbackNotFound
+        ) {
             failure.exit = NOT_FOUND;
         }
         failure.hints.extend(next_step(code, name));
@@ -126,11 +132,12 @@ fn next_step(code: Code, name: &str) -> Option<String> {
             "the token's role does not allow it: consumer may change volumes, admin everything"
         }
         Code::AccessDenied => {
-            return Some(format!("see who is let in: cobalt volume show {name}"));
+            return Some(format!("see who is let in: cobalt volume access {name}"));
         }
         Code::VolumeNotFound => "see what there is: cobalt volume ls",
         Code::NodeNotFound => "see what there is: cobalt node ls",
         Code::TokenNotFound => "see what there is: cobalt token ls",
+        Code::CallbackNotFound => "see what there is: cobalt callback ls",
         Code::StillPending => {
             return Some(format!("it goes on by itself; look again: cobalt volume show {name}"));
         }

@@ -56,6 +56,11 @@ pub(super) fn volume_details(volume: &Volume, now: Timestamp) -> String {
     if !hosts.is_empty() {
         place.push(("mounted on", lines(&hosts)));
     }
+    if let Some(export) = &volume.export {
+        let admits: Vec<_> = export.admits.iter().map(|rule| rule.host.clone()).collect();
+        place.push(("exported to", if admits.is_empty() { "nobody".into() } else { lines(&admits) }));
+        place.extend(export.mount_command.clone().map(|command| ("mounted by", command)));
+    }
     let wish = [
         ("labels", pairs(&volume.labels)),
         ("constraints", lines(&volume.constraints)),

@@ -17,22 +17,28 @@ const MAX_TOKEN: u64 = 4096;
 /// # Errors
 /// When it cannot be read, is readable by everyone, or holds nothing that could be a token.
 pub(super) fn read(path: &Path) -> Result<String, Failure> {
+    let hint =
+        "make a token where cobaltd runs: cobalt token create --role consumer --out FILE";
+    read_one("token", path, hint)
+}
+
+/// Reads the one word that a file holds, `what` it is and what to do where there is none.
+pub(super) fn read_one(what: &str, path: &Path, hint: &str) -> Result<String, Failure> {
     let shown = path.display();
     let cannot = |error: io::Error| {
-        Failure::usage(format!("cannot read the token file {shown}: {error}"))
-            .hint("make a token where cobaltd runs: cobalt token create --role consumer --out FILE")
+        Failure::usage(format!("cannot read the {what} file {shown}: {error}")).hint(hint)
     };
     let file = File::open(path).map_err(cannot)?;
     // Asked of the open file: the path may mean another one a moment later.
     if file.metadata().map_err(cannot)?.mode() & 0o007 != 0 {
-        let said = format!("the token file {shown} is open to everyone on this machine");
+        let said = format!("the {what} file {shown} is open to everyone on this machine");
         return Err(Failure::usage(said).hint(format!("close it first: chmod 600 {shown}")));
     }
     let mut text = String::new();
     file.take(MAX_TOKEN + 1).read_to_string(&mut text).map_err(cannot)?;
     let token = text.trim();
     if token.is_empty() || token.len() as u64 > MAX_TOKEN || token.contains(char::is_whitespace) {
-        return Err(Failure::usage(format!("the token file {shown} does not hold one token")));
+        return Err(Failure::usage(format!("the {what} file {shown} does not hold one {what}")));
     }
     Ok(token.to_owned())
 }

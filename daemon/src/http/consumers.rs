@@ -245,7 +245,7 @@ pub(super) fn denied(name: &VolumeName, consumer: &Consumer) -> Failure {
     };
     let said = format!(
         "volume \"{name}\" does not let in {who}: its access rules must allow that host first, as \
-         with cobalt volume allow"
+         with cobalt volume access {name} --allow HOST"
     );
     Failure::new(Code::AccessDenied, said)
 }

@@ -98,9 +98,16 @@ impl Held {
 /// The table of holders, by volume id.
 pub(super) struct Holders {
     file: PathBuf,
-    table: Mutex<BTreeMap<String, Held>>,
+    table: Mutex<Table>,
     /// Held while the file is written, so that an older table never replaces a newer one.
     writing: Mutex<()>,
+}
+
+#[derive(Default)]
+struct Table {
+    rows: BTreeMap<String, Held>,
+    /// Counts how often the rows may have been changed.
+    turn: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -127,12 +134,29 @@ impl Holders {
                 BTreeMap::new()
             }
         };
-        Holders { file, table: Mutex::new(table), writing: Mutex::default() }
+        let table = Mutex::new(Table { rows: table, turn: 0 });
+        Holders { file, table, writing: Mutex::default() }
     }
 
-    /// Looks at the table, or changes it in memory.
-    pub(super) fn with<T>(&self, look: impl FnOnce(&mut BTreeMap<String, Held>) -> T) -> T {
-        look(&mut lock(&self.table))
+    /// Looks at the table.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&BTreeMap<String, Held>) -> T) -> T {
+        look(&lock(&self.table).rows)
+    }
+
+    /// Looks at the table and says which turn of it that was.
+    pub(super) fn look_in_turn<T>(
+        &self,
+        look: impl FnOnce(&BTreeMap<String, Held>) -> T,
+    ) -> (u64, T) {
+        let table = lock(&self.table);
+        (table.turn, look(&table.rows))
+    }
+
+    /// Changes the table in memory. It counts as changed whatever becomes of it.
+    pub(super) fn with<T>(&self, change: impl FnOnce(&mut BTreeMap<String, Held>) -> T) -> T {
+        let mut table = lock(&self.table);
+        table.turn += 1;
+        change(&mut table.rows)
     }
 
     /// Writes the file.
@@ -142,7 +166,7 @@ impl Holders {
     pub(super) fn save(&self) -> io::Result<()> {
         let _writing = lock(&self.writing);
         let row = |held: &Held| Row { name: held.name.clone(), holders: held.holders.clone() };
-        let volumes = self.with(|table| {
+        let volumes = self.look(|table| {
             table.iter().map(|(id, held)| (id.clone(), row(held))).collect::<BTreeMap<_, _>>()
         });
         let file = File { version: VERSION, volumes };
@@ -180,7 +204,7 @@ mod tests {
             table.insert("id".into(), held);
         });
         holders.save().expect("saved");
-        Holders::load(file).with(|table| {
+        Holders::load(file).look(|table| {
             let held = table.get("id").expect("kept");
             assert_eq!((held.name.as_str(), held.mounted), ("web", false));
             assert!(held.holders[0].inherited);
@@ -192,6 +216,6 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("holders.json");
         std::fs::write(&file, "{\"version\":1,\"volu").expect("write");
-        Holders::load(file).with(|table| assert!(table.is_empty()));
+        Holders::load(file).look(|table| assert!(table.is_empty()));
     }
 }

@@ -9,13 +9,19 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use cobalt_failpoint::{Effect, around};
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::libc;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{Mode, fstat};
 
 /// The inode number of every subvolume's root directory.
 const SUBVOLUME_ROOT: u64 = 256;
+
+/// `MOVE_MOUNT_BENEATH` of linux/mount.h; not every C library names it.
+const MOVE_MOUNT_BENEATH: libc::c_uint = 0x200;
+/// How directories are opened.
+const DIRECTORY: OFlag =
+    OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 /// Why the source of a volume cannot be bound.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +54,7 @@ pub(super) struct Place {
 
 /// A volume's directory in its pool, held open and looked at.
 #[derive(Debug)]
-pub(super) struct Source {
+pub(super) struct Subvolume {
     fd: OwnedFd,
     /// Which directory it is.
     pub(super) place: Place,
@@ -59,7 +65,7 @@ pub(super) struct Source {
 ///
 /// # Errors
 /// As [`SourceError`] says.
-pub(super) fn source(pool: &Path, id: &str) -> Result<Source, SourceError> {
+pub(super) fn subvolume(pool: &Path, id: &str) -> Result<Subvolume, SourceError> {
     let said = |path: &Path| path.display().to_string();
     let volumes_path = pool.join("volumes");
     let path = volumes_path.join(id);
@@ -90,7 +96,7 @@ pub(super) fn source(pool: &Path, id: &str) -> Result<Source, SourceError> {
     if own.st_ino != SUBVOLUME_ROOT || own.st_dev == above.st_dev {
         return Err(SourceError::NotASubvolume(said(&path)));
     }
-    Ok(Source { fd, place: Place { device: own.st_dev, inode: own.st_ino } })
+    Ok(Subvolume { fd, place: Place { device: own.st_dev, inode: own.st_ino } })
 }
 
 /// Which directory is to be seen at `path`.
@@ -103,14 +109,71 @@ pub(super) fn place(path: &Path) -> io::Result<Place> {
     Ok(Place { device: seen.st_dev, inode: seen.st_ino })
 }
 
-/// Binds `source` to the directory `target`, without devices and setuid programs, as a shared
-/// mount of its own.
+/// A mount of a subvolume, attached nowhere yet.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(super) fn clone_of(subvolume: &Subvolume, attributes: u64) -> io::Result<OwnedFd> {
+    let tree = open_tree(&subvolume.fd)?;
+    set_attributes(&tree, attributes, libc::MS_PRIVATE)?;
+    Ok(tree)
+}
+
+/// A mount of the directory `below` in what is seen at `path`, attached nowhere yet.
+///
+/// # Errors
+/// When it is not there, or the kernel refuses.
+pub(super) fn clone_below(path: &Path, below: &Path, attributes: u64) -> io::Result<OwnedFd> {
+    let mut directory = open_directory(path)?;
+    if !below.as_os_str().is_empty() {
+        let strict = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS;
+        let how = OpenHow::new().flags(DIRECTORY).resolve(strict);
+        directory = openat2(&directory, below, how)?;
+    }
+    let tree = open_tree(&directory)?;
+    set_attributes(&tree, attributes, libc::MS_PRIVATE)?;
+    Ok(tree)
+}
+
+/// Attaches a mount at the directory `target`, on top of what is mounted there, as a shared mount
+/// of its own: who is bound to what is mounted there already sees it too.
 ///
 /// # Errors
 /// When the kernel refuses; nothing is mounted then.
-pub(super) fn bind(source: &Source, target: &Path) -> io::Result<()> {
-    let flags = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-    around(Effect::VolumeMount, || attach(&source.fd, target, flags))
+pub(super) fn put_on_top(tree: &OwnedFd, target: &Path) -> io::Result<()> {
+    around(Effect::VolumeMount, || attach(tree, &open_directory(target)?, 0))
+}
+
+/// Attaches a mount beneath the uppermost at `target`, which still hides it then.
+///
+/// # Errors
+/// `InvalidInput` before Linux 6.5, or when nothing is mounted there.
+pub(super) fn put_beneath(tree: &OwnedFd, target: &Path) -> io::Result<()> {
+    around(Effect::VolumeMount, || attach(tree, &open_directory(target)?, MOVE_MOUNT_BENEATH))
+}
+
+/// The same for a directory that is open, and without others who see it.
+///
+/// # Errors
+/// As [`put_beneath`].
+pub(super) fn move_beneath(tree: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
+    move_mount(tree, target, MOVE_MOUNT_BENEATH)
+}
+
+/// Attaches a mount at a directory that is open.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(super) fn move_to(tree: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
+    move_mount(tree, target, 0)
+}
+
+/// What is mounted elsewhere later is not seen on this mount any more.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(super) fn set_apart(mount: &OwnedFd) -> io::Result<()> {
+    set_attributes(mount, 0, libc::MS_PRIVATE)
 }
 
 /// Binds a folder to itself as a shared mount of its own: on some machines `/` is private, and
@@ -119,7 +182,11 @@ pub(super) fn bind(source: &Source, target: &Path) -> io::Result<()> {
 /// # Errors
 /// When the kernel refuses; nothing is mounted then.
 pub(super) fn bind_to_itself(folder: &Path) -> io::Result<()> {
-    around(Effect::FolderShare, || attach(&open_directory(folder)?, folder, 0))
+    around(Effect::FolderShare, || {
+        let directory = open_directory(folder)?;
+        let tree = open_tree(&directory)?;
+        attach(&tree, &directory, 0)
+    })
 }
 
 /// Takes away the uppermost mount at `target`. Who has it open keeps what is open; nothing is
@@ -132,6 +199,14 @@ pub(super) fn detach(target: &Path) -> io::Result<()> {
     around(Effect::VolumeUnmount, || Ok(umount2(target, flags)?))
 }
 
+/// For one who unmounts in another way.
+///
+/// # Errors
+/// What `act` says.
+pub(super) fn around_unmount(act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    around(Effect::VolumeUnmount, act)
+}
+
 /// The same, unless somebody has anything open on it.
 ///
 /// # Errors
@@ -140,18 +215,17 @@ pub(super) fn unmount_idle(target: &Path) -> io::Result<()> {
     around(Effect::VolumeUnmount, || Ok(umount2(target, MntFlags::UMOUNT_NOFOLLOW)?))
 }
 
-fn open_directory(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    Ok(open(path, flags, Mode::empty())?)
+/// Opens a directory without asking its filesystem, which may hang.
+pub(super) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    Ok(open(path, DIRECTORY, Mode::empty())?)
 }
 
-fn attach(source: &OwnedFd, target: &Path, flags: u64) -> io::Result<()> {
-    let tree = open_tree(source)?;
-    // The clone is a peer of what it was cloned from: what is later stacked on it would appear
+fn attach(tree: &OwnedFd, target: &OwnedFd, how: libc::c_uint) -> io::Result<()> {
+    // A clone is a peer of what it was cloned from: what is later stacked on it would appear
     // there too. Private first, then shared makes it the first of its own peers.
-    set_attributes(&tree, flags, libc::MS_PRIVATE)?;
-    set_attributes(&tree, 0, libc::MS_SHARED)?;
-    move_mount(&tree, &open_directory(target)?)
+    set_attributes(tree, 0, libc::MS_PRIVATE)?;
+    set_attributes(tree, 0, libc::MS_SHARED)?;
+    move_mount(tree, target, how)
 }
 
 #[expect(unsafe_code, reason = "no safe wrapper of open_tree(2) in nix")]
@@ -168,8 +242,16 @@ fn open_tree(source: &OwnedFd) -> io::Result<OwnedFd> {
     }
 }
 
+/// Sets what a mount may be used for, and who sees what is mounted on it.
+///
+/// # Errors
+/// When the kernel refuses.
 #[expect(unsafe_code, reason = "no safe wrapper of mount_setattr(2) in nix")]
-fn set_attributes(tree: &OwnedFd, set: u64, propagation: libc::c_ulong) -> io::Result<()> {
+pub(super) fn set_attributes(
+    tree: &OwnedFd,
+    set: u64,
+    propagation: libc::c_ulong,
+) -> io::Result<()> {
     let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation, userns_fd: 0 };
     // SAFETY: the path is a constant that ends with NUL, the structure lives through the call
     // and its size is passed with it.
@@ -187,7 +269,7 @@ fn set_attributes(tree: &OwnedFd, set: u64, propagation: libc::c_ulong) -> io::R
 }
 
 #[expect(unsafe_code, reason = "no safe wrapper of move_mount(2) in nix")]
-fn move_mount(tree: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
+fn move_mount(tree: &OwnedFd, target: &OwnedFd, how: libc::c_uint) -> io::Result<()> {
     // SAFETY: both paths are constants that end with NUL, both descriptors are open.
     let outcome = unsafe {
         libc::syscall(
@@ -196,7 +278,7 @@ fn move_mount(tree: &OwnedFd, target: &OwnedFd) -> io::Result<()> {
             c"".as_ptr(),
             target.as_raw_fd(),
             c"".as_ptr(),
-            libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH,
+            libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH | how,
         )
     };
     succeeded(outcome)

@@ -4,20 +4,93 @@
 //! look that failed is an error or marked as incomplete, never an empty answer.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use cobalt_api::VolumeId;
 
+/// What the source of a curtain begins with; the volume's id follows.
+pub const AWAY: &str = "cobalt-away:";
+
+/// How the root of a mount ends whose directory was deleted.
+const DELETED: &[u8] = b"//deleted";
+
 /// One line of a mount table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mount {
+    /// The mount's number; mounts made later may get it again.
+    pub number: u64,
+    /// The number of the mount it is mounted on.
+    pub parent: u64,
+    /// Which filesystem, as the kernel numbers them.
+    pub device: String,
     /// Which directory of its filesystem is mounted.
     pub root: PathBuf,
     /// Where.
     pub point: PathBuf,
+    /// Nothing can be written through it, whatever its filesystem lets others do.
+    pub read_only: bool,
+    /// Nothing can be written to its filesystem.
+    pub sealed: bool,
+    /// The group of mounts that see what is mounted on this one and the other way round.
+    pub shared: Option<u64>,
+    /// The group whose mounts are seen on this one.
+    pub master: Option<u64>,
+    /// The type of the filesystem.
+    pub kind: String,
+    /// What it was mounted from, as its filesystem tells it.
+    pub source: String,
+}
+
+impl Mount {
+    /// The volume it shows, whole or in part, or stands in the place of.
+    pub fn volume(&self) -> Option<String> {
+        self.shown().map(|(id, _)| id)
+    }
+
+    /// The volume, and which folder in it; the volume itself is the empty path.
+    pub(super) fn shown(&self) -> Option<(String, PathBuf)> {
+        if self.is_curtain() {
+            let shown = Path::new(self.source.strip_prefix(AWAY)?);
+            let id = shown.iter().next()?.to_str()?.parse::<VolumeId>().ok()?;
+            return Some((id.to_string(), shown.iter().skip(1).collect()));
+        }
+        match self.server_path() {
+            Some((_, path)) => shown_by(Path::new(path)),
+            None => {
+                let root = self.root.as_os_str().as_bytes();
+                let root = root.strip_suffix(DELETED).unwrap_or(root);
+                shown_by(Path::new(OsStr::from_bytes(root)))
+            }
+        }
+    }
+
+    /// Whether the directory that is mounted was deleted meanwhile.
+    pub(super) fn is_deleted(&self) -> bool {
+        self.root.as_os_str().as_bytes().ends_with(DELETED)
+    }
+
+    /// Whether it stands in the place of a volume that was taken away.
+    pub fn is_curtain(&self) -> bool {
+        self.kind == "tmpfs" && self.source.starts_with(AWAY)
+    }
+
+    /// Whether its filesystem is on another machine, so that a look at it may never end.
+    pub fn is_remote(&self) -> bool {
+        ["nfs", "nfs4"].contains(&self.kind.as_str())
+    }
+
+    /// The server and the path there, if it is a mount of NFS.
+    pub fn server_path(&self) -> Option<(&str, &str)> {
+        if !self.is_remote() {
+            return None;
+        }
+        let (server, path) = self.source.split_at(self.source.find(":/")?);
+        let bare = server.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
+        Some((bare.unwrap_or(server), &path[1..]))
+    }
 }
 
 /// How many mount namespaces use each volume.
@@ -38,13 +111,28 @@ impl Users {
     }
 }
 
-/// The mounts of our own namespace, in the kernel's order: of several at one place the last is
-/// the one that is seen.
+/// The mounts of our own namespace, in the kernel's order, which says nothing of what hides what:
+/// see [`stack`].
 ///
 /// # Errors
 /// When /proc cannot be read.
 pub fn own() -> io::Result<Vec<Mount>> {
-    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+    Ok(parse(&std::fs::read("/proc/thread-self/mountinfo")?))
+}
+
+/// All mounts of `mounts` at one place, each on the one before; the last is what is seen.
+pub fn stack(mounts: &[Mount], point: &Path) -> Vec<Mount> {
+    let there = mounts.iter().filter(|mount| mount.point == point);
+    let mut loose: Vec<Mount> = there.cloned().collect();
+    let mut stack: Vec<Mount> = Vec::with_capacity(loose.len());
+    let is_next = |mount: &Mount, stack: &[Mount], loose: &[Mount]| match stack.last() {
+        Some(top) => mount.parent == top.number,
+        None => !loose.iter().any(|other| other.number == mount.parent),
+    };
+    while let Some(next) = loose.iter().position(|mount| is_next(mount, &stack, &loose)) {
+        stack.push(loose.swap_remove(next));
+    }
+    stack
 }
 
 /// Reads a mountinfo text; lines of another shape are passed over.
@@ -52,64 +140,91 @@ pub fn parse(text: &[u8]) -> Vec<Mount> {
     text.split(|b| *b == b'\n').filter_map(mount).collect()
 }
 
-/// Finds out who uses volumes: every mount namespace with a bind of one, our own included.
+/// Finds out who uses volumes: every mount namespace with a mount of one, our own included.
 /// `threads_of` are processes whose threads have namespaces of their own, as dockerd's do while
 /// it copies files.
 ///
 /// # Errors
 /// When /proc cannot be listed.
 pub fn users(threads_of: &BTreeSet<i32>) -> io::Result<Users> {
-    let mut users = Users { complete: true, ..Users::default() };
-    let mut done = HashSet::new();
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let complete = each_namespace(threads_of, &mut |_, mounts| {
+        used(&mounts).into_iter().for_each(|id| *counts.entry(id).or_default() += 1);
+    })?;
+    Ok(Users { counts, complete })
+}
+
+/// Shows every mount namespace of this host to `see`: the folder in /proc of a task that is in
+/// it, and its mounts. Whether all could be looked at.
+///
+/// # Errors
+/// When /proc cannot be listed.
+pub(super) fn each_namespace(
+    threads_of: &BTreeSet<i32>,
+    see: &mut dyn FnMut(&Path, Vec<Mount>),
+) -> io::Result<bool> {
+    let mut walk = Walk { done: HashSet::new(), complete: true, see };
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
-        look(&entry.path(), &mut done, &mut users);
+        walk.look(&entry.path());
         if threads_of.contains(&pid) {
             // A process that ended meanwhile uses nothing.
             let tasks = std::fs::read_dir(entry.path().join("task")).into_iter().flatten();
-            tasks.flatten().for_each(|task| look(&task.path(), &mut done, &mut users));
+            tasks.flatten().for_each(|task| walk.look(&task.path()));
         }
     }
-    Ok(users)
+    Ok(walk.complete)
 }
 
 /// The volume whose data is at `root`, or below it, in its pool's filesystem.
 pub fn volume_of(root: &Path) -> Option<String> {
-    let mut parts = root.components().map(|part| part.as_os_str()).peekable();
+    shown_by(root).map(|(id, _)| id)
+}
+
+fn shown_by(root: &Path) -> Option<(String, PathBuf)> {
+    let mut parts = root.iter();
     while let Some(part) = parts.next() {
         if part != "volumes" {
             continue;
         }
-        let id = parts.peek().and_then(|id| id.to_str()).and_then(|id| id.parse::<VolumeId>().ok());
+        let mut rest = parts.clone();
+        let id = rest.next().and_then(|id| id.to_str()).and_then(|id| id.parse::<VolumeId>().ok());
         if let Some(id) = id {
-            return Some(id.to_string());
+            return Some((id.to_string(), rest.collect()));
         }
     }
     None
 }
 
-fn look(process: &Path, done: &mut HashSet<OsString>, users: &mut Users) {
-    let namespace = match std::fs::read_link(process.join("ns/mnt")) {
-        Ok(namespace) => Some(namespace.into_os_string()),
-        // The link is for those who may trace the process; its mount table is for everybody.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
-        Err(error) => return users.complete &= has_ended(&error),
-    };
-    if namespace.as_ref().is_some_and(|namespace| done.contains(namespace)) {
-        return;
-    }
-    match std::fs::read(process.join("mountinfo")) {
-        Ok(text) => {
-            if done.insert(namespace.unwrap_or_else(|| first_mount(&text))) {
-                let volumes = used(&parse(&text));
-                volumes.into_iter().for_each(|id| *users.counts.entry(id).or_default() += 1);
-            }
+struct Walk<'a> {
+    done: HashSet<OsString>,
+    complete: bool,
+    see: &'a mut dyn FnMut(&Path, Vec<Mount>),
+}
+
+impl Walk<'_> {
+    fn look(&mut self, process: &Path) {
+        let namespace = match std::fs::read_link(process.join("ns/mnt")) {
+            Ok(namespace) => Some(namespace.into_os_string()),
+            // The link is for those who may trace the process; its table is for everybody.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+            Err(error) => return self.complete &= has_ended(&error),
+        };
+        if namespace.as_ref().is_some_and(|namespace| self.done.contains(namespace)) {
+            return;
         }
-        // Another process of the same namespace, if there is one, is asked instead.
-        Err(error) => users.complete &= has_ended(&error),
+        match std::fs::read(process.join("mountinfo")) {
+            Ok(text) => {
+                if self.done.insert(namespace.unwrap_or_else(|| first_mount(&text))) {
+                    (self.see)(process, parse(&text));
+                }
+            }
+            // Another process of the same namespace, if there is one, is asked instead.
+            Err(error) => self.complete &= has_ended(&error),
+        }
     }
 }
 
@@ -125,25 +240,41 @@ fn has_ended(error: &io::Error) -> bool {
 }
 
 fn used(mounts: &[Mount]) -> BTreeSet<String> {
-    mounts
-        .iter()
-        .filter_map(|mount| volume_of(&mount.root).filter(|id| !mirrors(mount, id)))
-        .collect()
+    mounts.iter().filter_map(|mount| mount.volume().filter(|id| !mirrors(mount, id))).collect()
 }
 
 /// Whether it is a plugin's own mount, or the image of one in another namespace: services with
 /// a namespace of their own and containers that see the whole host have those, and they do not
 /// use the volume.
-fn mirrors(mount: &Mount, id: &str) -> bool {
+pub(super) fn mirrors(mount: &Mount, id: &str) -> bool {
     mount.point.ends_with(Path::new("mounts").join(id))
 }
 
+/// `36 35 98:0 /root /point rw,noatime shared:1 master:2 - type source rw,errors=continue`
 fn mount(line: &[u8]) -> Option<Mount> {
-    let mut fields = line.split(|b| *b == b' ').skip(3);
+    let mut fields = line.split(|b| *b == b' ');
+    let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse::<u64>().ok();
     let path = |field: &[u8]| PathBuf::from(OsString::from_vec(unescape(field)));
-    let root = path(fields.next()?);
-    let point = path(fields.next()?);
-    point.as_os_str().as_bytes().starts_with(b"/").then_some(Mount { root, point })
+    let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
+    let says_ro = |field: &[u8]| field.split(|b| *b == b',').any(|option| option == b"ro");
+    let mut mount = Mount {
+        number: number(fields.next()?)?,
+        parent: number(fields.next()?)?,
+        device: text(fields.next()?),
+        root: path(fields.next()?),
+        point: path(fields.next()?),
+        read_only: says_ro(fields.next()?),
+        ..Mount::default()
+    };
+    for field in fields.by_ref().take_while(|field| *field != b"-") {
+        let group = |prefix: &[u8]| field.strip_prefix(prefix).and_then(number);
+        mount.shared = mount.shared.or_else(|| group(b"shared:"));
+        mount.master = mount.master.or_else(|| group(b"master:"));
+    }
+    mount.kind = text(fields.next()?);
+    mount.source = text(fields.next()?);
+    mount.sealed = fields.next().is_some_and(says_ro);
+    mount.point.as_os_str().as_bytes().starts_with(b"/").then_some(mount)
 }
 
 /// Blanks, tabs, newlines and backslashes are written as `\` and three octal digits.
@@ -173,15 +304,65 @@ mod tests {
     const ID: &str = "0a0b0c0d-0000-4000-8000-000000000001";
 
     fn at(root: &str, point: &str) -> Mount {
-        Mount { root: root.into(), point: point.into() }
+        Mount { root: root.into(), point: point.into(), ..Mount::default() }
+    }
+
+    fn from(kind: &str, source: &str) -> Mount {
+        Mount { kind: kind.into(), source: source.into(), ..at("/", "/data") }
     }
 
     #[test]
-    fn a_line_is_read_with_its_escapes() {
-        let text =
-            b"36 35 98:0 /volumes/a\\040b /mnt/x\\134y rw,noatime master:1 - btrfs /dev/l rw\n";
-        assert_eq!(parse(text), [at("/volumes/a b", "/mnt/x\\y")]);
+    fn a_line_is_read_with_its_escapes_and_groups() {
+        let text = b"36 35 98:0 /volumes/a\\040b /mnt/x\\134y ro,noatime shared:7 master:1 \
+                     - btrfs /dev/l\\040x rw\n";
+        let read = Mount {
+            number: 36,
+            parent: 35,
+            device: "98:0".into(),
+            read_only: true,
+            shared: Some(7),
+            master: Some(1),
+            kind: "btrfs".into(),
+            source: "/dev/l x".into(),
+            ..at("/volumes/a b", "/mnt/x\\y")
+        };
+        assert_eq!(parse(text), [read]);
         assert_eq!(parse(b"\nhalf a line\n36 35 98:0\n"), []);
+    }
+
+    #[test]
+    fn what_is_seen_is_what_nothing_is_mounted_on() {
+        let mount = |number, parent| Mount { number, parent, ..at("/", "/data") };
+        let elsewhere = Mount { number: 3, parent: 1, ..at("/", "/") };
+        let mounts = vec![mount(93, 90), elsewhere, mount(68, 3), mount(90, 68)];
+        let stack = stack(&mounts, Path::new("/data"));
+        assert_eq!(stack.iter().map(|mount| mount.number).collect::<Vec<_>>(), [68, 90, 93]);
+    }
+
+    #[test]
+    fn a_filesystem_and_a_mount_of_it_are_read_only_each_by_itself() {
+        let text = b"36 35 0:9 / /data rw,relatime - nfs4 10.0.0.1:/p ro,vers=4.2\n";
+        assert_eq!((parse(text)[0].read_only, parse(text)[0].sealed), (false, true));
+    }
+
+    #[test]
+    fn a_mount_over_the_network_and_a_curtain_are_known_by_their_source() {
+        let remote = from("nfs4", &format!("10.0.0.1:/srv/pool/volumes/{ID}"));
+        assert_eq!(remote.volume().as_deref(), Some(ID));
+        let path = format!("/srv/pool/volumes/{ID}");
+        assert_eq!(remote.server_path(), Some(("10.0.0.1", &*path)));
+        let six = from("nfs", &format!("[fd00::1]:/volumes/{ID}/below"));
+        assert_eq!(six.volume().as_deref(), Some(ID));
+        assert_eq!(six.server_path().map(|(server, _)| server), Some("fd00::1"));
+        let curtain = from("tmpfs", &format!("{AWAY}{ID}"));
+        assert!(curtain.is_curtain());
+        assert_eq!(curtain.volume().as_deref(), Some(ID));
+        let part = from("tmpfs", &format!("{AWAY}{ID}/a/b"));
+        assert_eq!(part.shown(), Some((ID.to_owned(), "a/b".into())));
+        for other in [from("tmpfs", "cobalt-away:x"), from("nfs4", "10.0.0.1:/volumes")] {
+            assert_eq!(other.volume(), None, "{other:?}");
+        }
+        assert_eq!(used(&[remote, curtain]), BTreeSet::from([ID.to_owned()]));
     }
 
     #[test]
@@ -189,6 +370,8 @@ mod tests {
         let found = |root: String| volume_of(Path::new(&root));
         assert_eq!(found(format!("/volumes/{ID}")).as_deref(), Some(ID));
         assert_eq!(found(format!("/@pool/volumes/{ID}/sub")).as_deref(), Some(ID));
+        let deleted = at(&format!("/volumes/{ID}//deleted"), "/data");
+        assert_eq!((deleted.is_deleted(), deleted.shown()), (true, Some((ID.into(), "".into()))));
         assert_eq!(found("/volumes/web".into()), None);
         assert_eq!(found(format!("/.cobalt/trash/{ID}.x")), None);
         assert_eq!(found("/".into()), None);

@@ -4,22 +4,26 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cobalt_docker_plugin::args::{ServiceManager, Settings};
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 /// How the API behaves.
@@ -40,6 +44,29 @@ pub struct Api {
     pub volumes: Arc<Mutex<BTreeMap<String, Value>>>,
     pub mood: Arc<Mutex<Mood>>,
     pub seen: Arc<Mutex<Vec<String>>>,
+    /// What listeners asked for; not among `seen`.
+    pub listened: Arc<Mutex<Vec<String>>>,
+    /// What is told after the next list was made and before it arrives.
+    pub overtaking: Arc<Mutex<Vec<(&'static str, i64, Value)>>>,
+    /// Who listens; nobody can while it is `None`, as with an API that does not tell.
+    listeners: Arc<Mutex<Option<Vec<Listener>>>>,
+}
+
+type Listener = mpsc::UnboundedSender<Bytes>;
+
+/// An answer that goes on as long as its sender is there.
+struct Told(mpsc::UnboundedReceiver<Bytes>);
+
+impl Body for Told {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
 }
 
 pub fn volume(name: &str, node_id: &str, phase: &str) -> Value {
@@ -61,6 +88,9 @@ impl Api {
             volumes: Arc::default(),
             mood: Arc::new(Mutex::new(Mood::Well)),
             seen: Arc::default(),
+            listened: Arc::default(),
+            overtaking: Arc::default(),
+            listeners: Arc::default(),
         };
         let listener = UnixListener::bind(&api.socket).unwrap();
         let served = api.clone();
@@ -87,21 +117,75 @@ impl Api {
         *self.mood.lock().unwrap() = mood;
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    /// From now on it tells what it is asked to tell.
+    pub fn tells(&self) {
+        *self.listeners.lock().unwrap() = Some(Vec::new());
+    }
+
+    /// Tells all who listen.
+    pub fn tell(&self, kind: &str, revision: i64, data: &Value) {
+        let text = format!("event: {kind}\nid: {revision}\ndata: {data}\n\n");
+        for listener in self.listeners.lock().unwrap().as_ref().unwrap() {
+            // One that went away hears nothing.
+            let _ = listener.send(text.clone().into());
+        }
+    }
+
+    /// Ends all streams.
+    pub fn hang_up(&self) {
+        self.listeners.lock().unwrap().as_mut().unwrap().clear();
+    }
+
+    async fn be_overtaken(&self) {
+        let overtaking = std::mem::take(&mut *self.overtaking.lock().unwrap());
+        if !overtaking.is_empty() {
+            overtaking.iter().for_each(|(kind, revision, data)| self.tell(kind, *revision, data));
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    /// How often everything was read.
+    pub fn readings(&self) -> usize {
+        let seen = self.seen.lock().unwrap();
+        seen.iter().filter(|seen| seen.starts_with("GET /v1/volumes?")).count()
+    }
+
+    fn listen(&self, query: Option<&str>) -> Option<Response<BoxBody<Bytes, Infallible>>> {
+        let mut listeners = self.listeners.lock().unwrap();
+        let (listener, told) = mpsc::unbounded_channel();
+        if query.is_none() {
+            listener.send("event: begin\nid: 10\ndata: {}\n\n".into()).unwrap();
+        }
+        listeners.as_mut()?.push(listener);
+        self.listened.lock().unwrap().push(query.unwrap_or_default().to_owned());
+        let response = Response::builder().header("content-type", "text/event-stream");
+        Some(response.body(Told(told).boxed()).unwrap())
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
         let (method, uri) = (request.method().clone(), request.uri().clone());
+        let well = *self.mood.lock().unwrap() == Mood::Well;
+        if uri.path() == "/v1/events" && well {
+            let missing = || problem(404, "not_found", "there is no such path");
+            return self.listen(uri.query()).unwrap_or_else(|| respond(missing()));
+        }
         let body = request.into_body().collect().await.unwrap().to_bytes();
-        let said = format!("{method} {uri} {}", String::from_utf8_lossy(&body));
-        self.seen.lock().unwrap().push(said.trim().to_owned());
+        if uri.path() != "/v1/events" {
+            let said = format!("{method} {uri} {}", String::from_utf8_lossy(&body));
+            self.seen.lock().unwrap().push(said.trim().to_owned());
+        }
         let mood = *self.mood.lock().unwrap();
-        let (status, json) = match mood {
+        respond(match mood {
             Mood::Frozen => std::future::pending().await,
             Mood::NoStore => problem(503, "store_unavailable", "etcd does not answer"),
-            Mood::Well => self.well(&method, uri.path(), &body),
-        };
-        let body = if json.is_null() { Vec::new() } else { json.to_string().into_bytes() };
-        let mut response = Response::new(Full::new(Bytes::from(body)));
-        *response.status_mut() = status.try_into().unwrap();
-        response
+            Mood::Well => {
+                let answer = self.well(&method, uri.path(), &body);
+                if uri.path() == "/v1/volumes" {
+                    self.be_overtaken().await;
+                }
+                answer
+            }
+        })
     }
 
     fn well(&self, method: &Method, path: &str, body: &[u8]) -> (u16, Value) {
@@ -140,6 +224,13 @@ impl Api {
     }
 }
 
+fn respond((status, json): (u16, Value)) -> Response<BoxBody<Bytes, Infallible>> {
+    let body = if json.is_null() { Vec::new() } else { json.to_string().into_bytes() };
+    let mut response = Response::new(Full::new(Bytes::from(body)).boxed());
+    *response.status_mut() = status.try_into().unwrap();
+    response
+}
+
 fn problem(status: u16, code: &str, detail: &str) -> (u16, Value) {
     (status, json!({"code": code, "status": status, "detail": detail}))
 }
@@ -162,6 +253,7 @@ impl Plugin {
         let at = |name: &str| folder.path().join(name);
         let socket = at("plugins/cobalt.sock");
         let settings = Settings {
+            address: None,
             api: vec![format!("unix://{}", at("api.sock").display()).parse().unwrap()],
             token: None,
             ca: None,

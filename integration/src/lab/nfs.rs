@@ -33,7 +33,8 @@ impl NfsServer {
         command.args(["--foreground", "--storagedir", "/var/lib/nfs/nfsdcld"]);
         command.args(["--pipefsdir", "/run/rpc_pipefs"]);
         let nfsdcld = Process::start(&world, "nfsdcld", command);
-        world.run("exportfs", &["-r"]);
+        // As the distribution's service does, which starts whatever comes of it.
+        world.attempt("exportfs", &["-r"]);
         let mut command = world.command("rpc.mountd");
         command.args(["--foreground", "--no-nfs-version", "2", "--no-nfs-version", "3"]);
         let mountd = Process::start(&world, "mountd", command);

@@ -7,9 +7,9 @@ use std::error::Error;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client as Pool, ResponseFuture};
@@ -27,6 +27,8 @@ use crate::error::Code;
 const MAX_REPLY: usize = 16 << 20;
 /// A machine that does not answer the first packet by then is taken as away.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// The media type of a stream of events.
+const EVENTS: &str = "text/event-stream";
 /// Longer than any sensible limit, and short enough to be added to any instant.
 const MAX_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
@@ -40,6 +42,9 @@ pub(super) struct Call {
     pub(super) if_match: Option<i64>,
     /// The server answers only when it is done; it is told how long it may take.
     pub(super) waits: bool,
+    /// The answer is a stream of events: it is handed on when it begins, and the call's limit
+    /// ends there.
+    pub(super) streams: bool,
     /// Doing it twice is as good as doing it once.
     pub(super) repeatable: bool,
 }
@@ -48,7 +53,10 @@ pub(super) struct Call {
 pub(super) struct Reply {
     pub(super) endpoint: String,
     pub(super) status: StatusCode,
+    /// Empty when there is a stream.
     pub(super) body: Bytes,
+    /// What is still to come, of a call that asked for a stream and got one.
+    pub(super) stream: Option<Incoming>,
     /// An earlier sending of the same call may have arrived as well.
     pub(super) repeated: bool,
 }
@@ -71,6 +79,13 @@ enum Wire {
     Unix(Pool<UnixConnector, Full<Bytes>>),
     Tcp(Pool<HttpConnector, Full<Bytes>>),
     Tls(Pool<HttpsConnector<HttpConnector>, Full<Bytes>>, HttpsConnector<HttpConnector>),
+}
+
+/// What one sending brought.
+struct Answer {
+    status: StatusCode,
+    body: Bytes,
+    stream: Option<Incoming>,
 }
 
 /// How one sending failed.
@@ -113,9 +128,10 @@ impl Transport {
             let line = &self.lines[index];
             let until = turn_end(call, deadline, count - turn);
             match line.exchange(call, token.as_ref(), until, &mut repeated).await {
-                Ok((status, body)) => {
+                Ok(Answer { status, body, stream }) => {
                     self.preferred.store(index, Ordering::Relaxed);
-                    return Ok(Reply { endpoint: line.name.clone(), status, body, repeated });
+                    let endpoint = line.name.clone();
+                    return Ok(Reply { endpoint, status, body, stream, repeated });
                 }
                 Err(Failure::Final(error)) => return Err(error),
                 Err(failure) => {
@@ -189,7 +205,7 @@ impl Line {
         token: Option<&HeaderValue>,
         until: Instant,
         repeated: &mut bool,
-    ) -> Result<(StatusCode, Bytes), Failure> {
+    ) -> Result<Answer, Failure> {
         if !call.repeatable {
             return self.try_once(&self.pool.fresh(), call, token, until).await;
         }
@@ -208,7 +224,7 @@ impl Line {
         call: &Call,
         token: Option<&HeaderValue>,
         until: Instant,
-    ) -> Result<(StatusCode, Bytes), Failure> {
+    ) -> Result<Answer, Failure> {
         let request = self.request(call, token, until)?;
         let whole = async {
             let reply = pool.request(request).await.map_err(|error| match error.is_connect() {
@@ -216,8 +232,12 @@ impl Line {
                 false => Failure::Broken(error.into()),
             })?;
             let status = reply.status();
+            if call.streams && status.is_success() && is_events(reply.headers()) {
+                let (body, stream) = (Bytes::new(), Some(reply.into_body()));
+                return Ok(Answer { status, body, stream });
+            }
             match Limited::new(reply.into_body(), MAX_REPLY).collect().await {
-                Ok(body) => Ok((status, body.to_bytes())),
+                Ok(body) => Ok(Answer { status, body: body.to_bytes(), stream: None }),
                 Err(error) if error.is::<LengthLimitError>() => {
                     let why = "it is larger than 16 MiB".to_owned();
                     let endpoint = self.name.clone();
@@ -252,7 +272,7 @@ impl Line {
             .method(call.method.clone())
             .uri(uri)
             .header(header::HOST, host)
-            .header(header::ACCEPT, "application/json")
+            .header(header::ACCEPT, if call.streams { EVENTS } else { "application/json" })
             .header(header::USER_AGENT, concat!("cobalt/", env!("CARGO_PKG_VERSION")));
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, token);
@@ -311,6 +331,11 @@ impl Wire {
             Wire::Tls(pool, _) => pool.request(request),
         }
     }
+}
+
+fn is_events(headers: &HeaderMap) -> bool {
+    let said = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    said.and_then(|said| said.split(';').next()).is_some_and(|said| said.trim() == EVENTS)
 }
 
 fn has_tls(uri: &Uri) -> bool {

@@ -1,5 +1,6 @@
 //! Who may mount a volume, who does, and how.
 
+use cobalt_core::{BadRule, Grant, Rule};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -43,6 +44,28 @@ pub struct AccessRule {
     /// Whose rights its users have. Default: `no_root_squash`.
     #[serde(default)]
     pub squash: Squash,
+}
+
+impl AccessRule {
+    /// A rule as it is written on a command line: `10.0.0.7`, `10.0.0.0/24=ro`,
+    /// `10.0.0.7=rw+root_squash`, `10.0.0.9=none`.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn parse(text: &str) -> Result<AccessRule, BadRule> {
+        let rule: Rule = text.parse()?;
+        let mode = match rule.grant {
+            Some(Grant { write: true, .. }) => AccessMode::Rw,
+            Some(Grant { write: false, .. }) => AccessMode::Ro,
+            None => AccessMode::None,
+        };
+        let squash = match rule.grant.map(|grant| grant.squash).unwrap_or_default() {
+            cobalt_core::Squash::None => Squash::NoRootSquash,
+            cobalt_core::Squash::Root => Squash::RootSquash,
+            cobalt_core::Squash::All => Squash::AllSquash,
+        };
+        Ok(AccessRule { host: rule.who.to_string(), mode, squash })
+    }
 }
 
 /// What a host may do.

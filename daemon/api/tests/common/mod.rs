@@ -1,8 +1,11 @@
 //! A small HTTP server that follows a script, on a unix socket or on loopback. Knows nothing of
 //! the client's inside: what a test claims is seen in what arrives here.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use cobalt_api::client::Endpoint;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -20,6 +23,8 @@ pub enum Act {
     Silence,
     /// These bytes as they are, then nothing.
     Raw(Vec<u8>),
+    /// Each of these bytes as they are after its pause; then the connection ends.
+    Drip(Vec<(Duration, Vec<u8>)>),
 }
 
 /// One request as it arrived.
@@ -112,6 +117,13 @@ async fn serve(
                 // The client may hang up before it has all of it.
                 let _ = stream.write_all(&bytes).await;
                 std::future::pending().await
+            }
+            Act::Drip(pieces) => {
+                for (pause, bytes) in pieces {
+                    tokio::time::sleep(pause).await;
+                    let _ = stream.write_all(&bytes).await;
+                }
+                return;
             }
         }
     }

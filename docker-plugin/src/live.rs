@@ -1,0 +1,224 @@
+//! Keeps what running containers see in line with what the API says: a volume that this host may
+//! not use any more is taken away from them, one that it may use again, otherwise or from
+//! elsewhere is given to them; and what came of it is told.
+//!
+//! Each volume has a task of its own while there is something to do, so that a node that does not
+//! answer holds up nobody else's volumes.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cobalt_api::VolumeId;
+use cobalt_api::client::Wait;
+use cobalt_api::wire::{AccessMode, ConsumerState, Phase};
+
+use crate::consumers::{Consumers, Turn, is_away};
+use crate::known::{Consumer, Known};
+use crate::mounts::{Mounts, State};
+use crate::place::Way;
+use crate::said;
+use crate::view::View;
+
+/// How often everything is looked at without being told to.
+const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// How long the API may take to hear what came of it.
+const TELL_LIMIT: Duration = Duration::from_secs(2);
+/// How long it may take to have a volume exported to another address of ours.
+const ADMIT_LIMIT: Duration = Duration::from_secs(30);
+/// The longest trouble that is told, in characters.
+const MAX_TROUBLE: usize = 190;
+
+/// What is needed for that.
+pub struct Live {
+    /// What the API knows of our use of volumes.
+    pub consumers: Arc<Consumers>,
+    /// What the API said.
+    pub view: Arc<View>,
+    /// What is mounted.
+    pub mounts: Arc<Mounts>,
+    /// Volumes that are being worked on, and whether to look at them once more.
+    pub busy: Mutex<HashMap<String, bool>>,
+}
+
+impl Live {
+    /// Looks whenever the view moved, for ever.
+    pub async fn keep(self: Arc<Live>) {
+        let mut moves = self.view.moves();
+        loop {
+            for name in self.mounts.here().into_keys() {
+                self.look_at(name);
+            }
+            tokio::select! {
+                _ = moves.changed() => (),
+                () = tokio::time::sleep(LOOK_EVERY) => (),
+            }
+        }
+    }
+
+    fn look_at(self: &Arc<Live>, name: String) {
+        match self.busy().entry(name.clone()) {
+            Entry::Occupied(mut busy) => {
+                *busy.get_mut() = true;
+                return;
+            }
+            Entry::Vacant(free) => free.insert(false),
+        };
+        let live = Arc::clone(self);
+        tokio::spawn(async move {
+            // When this breaks off, the next look begins anew.
+            let mut work = Work { live: &live, name: &name, done: false };
+            loop {
+                live.settle(&name).await;
+                let mut busy = live.busy();
+                match busy.get_mut(&name) {
+                    Some(again) if *again => *again = false,
+                    Some(_) | None => {
+                        busy.remove(&name);
+                        work.done = true;
+                        return;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Brings one volume in line.
+    async fn settle(&self, name: &str) {
+        let turn = self.consumers.turn(name).await;
+        let Some((known, us)) = self.ours(name) else { return };
+        let Some(place) = &known.place else { return };
+        let Ok(id) = known.id.parse::<VolumeId>() else { return };
+        let way = match self.consumers.way(place).await {
+            Ok(way) => way,
+            Err(error) => {
+                return self.tell(name, &known, &us, id, Some(said::line(&error)), &turn).await;
+            }
+        };
+        let (known, us) = match self.admitted_at(name, (known, us), &way, &turn).await {
+            Some(both) => both,
+            None => return,
+        };
+        let path = known.place.as_ref().map_or("", |place| &*place.path);
+        let source = way.source(&known, path, us.may);
+        if source.is_some() && !us.admitted {
+            // The export follows, and its news wakes us.
+            return;
+        }
+        let mounts = Arc::clone(&self.mounts);
+        let acted = tokio::task::spawn_blocking(move || match source {
+            Some(source) => mounts.give(&id, &source),
+            None => mounts.take_away(&id),
+        });
+        let trouble = match acted.await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(said::line(&error)),
+            Err(error) => Some(format!("a fault in this program: {error}")),
+        };
+        self.tell(name, &known, &us, id, trouble, &turn).await;
+    }
+
+    /// A volume that is mounted here and ready, with what the API knows of our use of it.
+    fn ours(&self, name: &str) -> Option<(Arc<Known>, Consumer)> {
+        let known = self.view.get(name).filter(|known| known.phase == Phase::Ready)?;
+        let here = self.mounts.named(name).filter(|here| here.path.is_some())?;
+        let us = known.consumer(self.consumers.host_id()).filter(|_| here.id == *known.id)?.clone();
+        Some((known, us))
+    }
+
+    /// Says it where our address towards the volume's node is not the one that the export lets
+    /// in; `None` when that must wait.
+    async fn admitted_at(
+        &self,
+        name: &str,
+        (known, us): (Arc<Known>, Consumer),
+        way: &Way,
+        turn: &Turn,
+    ) -> Option<(Arc<Known>, Consumer)> {
+        let own = way.own_address();
+        let noted = us.address.as_deref().and_then(|text| text.parse().ok());
+        if own == noted || us.may == AccessMode::None {
+            return Some((known, us));
+        }
+        let wait = if own.is_some() { Wait::Done } else { Wait::No };
+        match self.consumers.note(name, (own, us.has.clone()), wait, ADMIT_LIMIT, turn).await {
+            Ok(volume) => {
+                drop(self.view.put(volume));
+                self.ours(name)
+            }
+            Err(error) => {
+                tracing::warn!(volume = name, ?own, "not registered: {}", said::line(&error));
+                None
+            }
+        }
+    }
+
+    /// Tells what containers have now, if the API does not know it.
+    async fn tell(
+        &self,
+        name: &str,
+        known: &Known,
+        us: &Consumer,
+        id: VolumeId,
+        trouble: Option<String>,
+        turn: &Turn,
+    ) {
+        let mounts = Arc::clone(&self.mounts);
+        let state = tokio::task::spawn_blocking(move || mounts.state(&id)).await;
+        let mode = match state {
+            Ok(Ok(Some(State::Mounted { read_only: false, .. }))) => AccessMode::Rw,
+            Ok(Ok(Some(State::Mounted { read_only: true, .. }))) => AccessMode::Ro,
+            Ok(Ok(Some(State::Away))) => AccessMode::None,
+            // Not mounted any more, or it cannot be known: there is nothing to tell.
+            Ok(Ok(None) | Err(_)) | Err(_) => return,
+        };
+        let shorten = |text: String| {
+            text.chars().filter(|c| !c.is_control()).take(MAX_TROUBLE).collect::<String>()
+        };
+        let trouble = trouble.map(shorten);
+        if let Some(trouble) = &trouble {
+            tracing::warn!(volume = name, trouble, "containers do not have what they should");
+        }
+        let (generation, epoch) = (known.generation, known.epoch);
+        let has = ConsumerState { generation, epoch, mode, trouble };
+        // A change of the volume that changes nothing here is not worth a record.
+        let is_known = us.has.as_ref().is_some_and(|told| {
+            (told.mode, told.epoch, &told.trouble) == (has.mode, has.epoch, &has.trouble)
+        });
+        if is_known || self.view.outage().is_some() {
+            return;
+        }
+        tracing::info!(volume = name, ?mode, generation, "told what containers have");
+        let address = us.address.as_deref().and_then(|text| text.parse().ok());
+        let said = (address, Some(has));
+        match self.consumers.note(name, said, Wait::No, TELL_LIMIT, turn).await {
+            Ok(volume) => drop(self.view.put(volume)),
+            Err(error) => {
+                if is_away(&error) {
+                    self.view.api_failed(&said::line(&error));
+                }
+                tracing::warn!(volume = name, "the API was not told: {}", said::line(&error));
+            }
+        }
+    }
+
+    fn busy(&self) -> MutexGuard<'_, HashMap<String, bool>> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The work on one volume.
+struct Work<'a> {
+    live: &'a Live,
+    name: &'a str,
+    done: bool,
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.live.busy().remove(self.name);
+        }
+    }
+}
