@@ -38,7 +38,7 @@ pub struct Args {
     /// This host's address as storage nodes see it, where it is not the one from which it sends.
     #[arg(long, env = "COBALT_PLUGIN_ADDRESS", value_name = "ADDRESS")]
     pub address: Option<IpAddr>,
-    /// Seconds between two readings of all volumes while the API answers.
+    /// Seconds between two readings of all volumes while nobody tells what changes.
     #[arg(long, env = "COBALT_PLUGIN_REFRESH_SECS", default_value_t = 3,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub refresh_secs: u64,

@@ -303,3 +303,7 @@ fn jitter(pause: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish() % 512;
     pause.mul_f64(0.75 + random as f64 / 1024.0)
 }
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+mod tests;

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use cobalt_api::wire::{AccessMode, ConsumerState, Phase};
 
 use crate::consumers::{Consumers, Turn, is_away};
 use crate::known::{Consumer, Known};
-use crate::mounts::{Mounts, State};
+use crate::mounts::{Mounts, Origin, Source, State};
 use crate::place::Way;
 use crate::said;
 use crate::view::View;
@@ -106,9 +107,17 @@ impl Live {
             // The export follows, and its news wakes us.
             return;
         }
+        // The same node elsewhere: what waits for its old address must be told as well. A volume
+        // that another node has by now is another matter.
+        let same_node = us.has.as_ref().is_none_or(|has| has.epoch == known.epoch);
         let mounts = Arc::clone(&self.mounts);
         let acted = tokio::task::spawn_blocking(move || match source {
-            Some(source) => mounts.give(&id, &source),
+            Some(source) => {
+                if same_node {
+                    redirect(&mounts, &id, &source);
+                }
+                mounts.give(&id, &source)
+            }
             None => mounts.take_away(&id),
         });
         let trouble = match acted.await {
@@ -205,6 +214,22 @@ impl Live {
 
     fn busy(&self) -> MutexGuard<'_, HashMap<String, bool>> {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets what waits for an address that the node no longer has wait for the one that it has now.
+fn redirect(mounts: &Mounts, id: &VolumeId, source: &Source) {
+    let Source::Nfs { addresses, .. } = source else { return };
+    let Ok(Some(State::Mounted { origin: Origin::Nfs { address, .. }, .. })) = mounts.state(id)
+    else {
+        return;
+    };
+    let Ok(before) = address.parse::<IpAddr>() else { return };
+    let Some(now) = addresses.first().filter(|_| !addresses.contains(&before)) else { return };
+    match mounts.redirect(before, *now) {
+        Ok(()) => tracing::info!(%id, %before, %now, "its node is at another address"),
+        // The new mount is made all the same; only who waits already goes on waiting.
+        Err(error) => tracing::warn!(%id, %before, %now, "not redirected: {error}"),
     }
 }
 

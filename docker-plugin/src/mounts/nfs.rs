@@ -132,10 +132,13 @@ pub(super) fn redirect(from: IpAddr, to: IpAddr) -> io::Result<usize> {
 }
 
 fn note(silent: &mut String, address: IpAddr, error: &io::Error) {
-    let why = match error.kind() {
-        io::ErrorKind::TimedOut => "does not answer".to_owned(),
-        io::ErrorKind::ConnectionRefused => "refuses connections on port 2049".to_owned(),
-        _ => error.to_string(),
+    let kind = error.kind();
+    let why = if kind == io::ErrorKind::TimedOut {
+        "does not answer".to_owned()
+    } else if kind == io::ErrorKind::ConnectionRefused {
+        "refuses connections on port 2049".to_owned()
+    } else {
+        error.to_string()
     };
     let between = if silent.is_empty() { "" } else { ", " };
     // Writing to a text cannot fail.

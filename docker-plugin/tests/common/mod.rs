@@ -47,11 +47,13 @@ pub struct Api {
     /// What listeners asked for; not among `seen`.
     pub listened: Arc<Mutex<Vec<String>>>,
     /// What is told after the next list was made and before it arrives.
-    pub overtaking: Arc<Mutex<Vec<(&'static str, i64, Value)>>>,
+    pub overtaking: Arc<Mutex<Vec<ToTell>>>,
     /// Who listens; nobody can while it is `None`, as with an API that does not tell.
     listeners: Arc<Mutex<Option<Vec<Listener>>>>,
 }
 
+/// Kind, revision and data of an event.
+pub type ToTell = (&'static str, i64, Value);
 type Listener = mpsc::UnboundedSender<Bytes>;
 
 /// An answer that goes on as long as its sender is there.

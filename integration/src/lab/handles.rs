@@ -50,6 +50,8 @@ pub struct Guess {
     pub subvolume: u64,
     /// The inode in it.
     pub inode: u64,
+    /// The inode's; newer kernels take 0 for any.
+    pub generation: u32,
 }
 
 impl Handle {
@@ -115,41 +117,38 @@ impl Handle {
     pub fn leads_to(&self) -> Option<Guess> {
         let (_, at) = self.fid()?;
         let number = |at: usize| Some(u64::from_le_bytes(self.server[at..at + 8].try_into().ok()?));
-        Some(Guess { inode: number(at)?, subvolume: number(at + 8)? })
+        let generation = u32::from_le_bytes(self.server[at + 16..at + 20].try_into().ok()?);
+        Some(Guess { inode: number(at)?, subvolume: number(at + 8)?, generation })
     }
 
-    /// All ways to make it lead elsewhere: any generation, the one it had; without a folder, in
-    /// the root of the other subvolume, in the folder that is its own.
+    /// All ways to make it lead elsewhere: without a folder, in the root of the other subvolume,
+    /// in the root of its own.
     ///
     /// # Panics
     /// When it is the handle of an export's root, which has no inode to be changed.
     pub fn forged(&self, to: Guess) -> Vec<Handle> {
         let (_, at) = self.fid().expect("a handle with an inode");
         let own = self.leads_to().expect("a handle with an inode").subvolume;
-        let had = u32::from_le_bytes(self.server[at + 16..at + 20].try_into().expect("4 bytes"));
-        let mut forged = Vec::new();
-        for generation in [0, had] {
-            let mut alone = to.inode.to_le_bytes().to_vec();
-            alone.extend(to.subvolume.to_le_bytes());
-            alone.extend(generation.to_le_bytes());
-            let mut in_folder = alone.clone();
-            in_folder.extend(256_u64.to_le_bytes());
-            in_folder.extend(0_u32.to_le_bytes());
-            let mut in_own_folder = in_folder.clone();
-            in_own_folder.extend(own.to_le_bytes());
-            for (kind, fid) in
-                [(ALONE, alone), (WITH_FOLDER, in_folder), (WITH_FOREIGN_FOLDER, in_own_folder)]
-            {
-                let mut server = self.server[..at].to_vec();
-                server[3] = kind;
-                server.extend(fid);
-                let mut head = self.head;
-                let (high, low) = ((to.inode >> 32) as u32, to.inode as u32);
-                head[..4].copy_from_slice(&high.to_ne_bytes());
-                head[4..8].copy_from_slice(&low.to_ne_bytes());
-                forged.push(Handle { head, server });
-            }
-        }
-        forged
+        let mut alone = to.inode.to_le_bytes().to_vec();
+        alone.extend(to.subvolume.to_le_bytes());
+        alone.extend(to.generation.to_le_bytes());
+        let mut in_folder = alone.clone();
+        in_folder.extend(256_u64.to_le_bytes());
+        in_folder.extend(0_u32.to_le_bytes());
+        let mut in_own_folder = in_folder.clone();
+        in_own_folder.extend(own.to_le_bytes());
+        let kinds =
+            [(ALONE, alone), (WITH_FOLDER, in_folder), (WITH_FOREIGN_FOLDER, in_own_folder)];
+        let forge = |(kind, fid): (u8, Vec<u8>)| {
+            let mut server = self.server[..at].to_vec();
+            server[3] = kind;
+            server.extend(fid);
+            let mut head = self.head;
+            let (high, low) = ((to.inode >> 32) as u32, to.inode as u32);
+            head[..4].copy_from_slice(&high.to_ne_bytes());
+            head[4..8].copy_from_slice(&low.to_ne_bytes());
+            Handle { head, server }
+        };
+        kinds.into_iter().map(forge).collect()
     }
 }
