@@ -67,7 +67,8 @@ quick() {
     done
 
     check cargo fmt --all -- --check
-    check cargo clippy --locked --workspace --all-targets -- -D warnings
+    check cargo clippy --locked --workspace --all-targets --features cobalt-integration/lab \
+        -- -D warnings
     if cargo nextest --version >/dev/null 2>&1; then
         tests cargo nextest run --locked --workspace --exclude cobalt-integration
         # nextest runs no examples in doc comments.

@@ -18,7 +18,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cobalt_core::{Beat, PoolState, VolumeId};
+use cobalt_core::{Admits, Beat, PoolState, VolumeId, admitted};
 use cobalt_host::{Exports, Holdings, Pool};
 use cobalt_store::{Follower, Session, Store, kv::LeaseId};
 use tokio::sync::Semaphore;
@@ -98,10 +98,12 @@ struct Work {
     reported: Reported,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Failure {
     in_a_row: u32,
     reported_at: Option<i64>,
+    /// Whom the export was to let in then.
+    wanted: Admits,
 }
 
 impl Agent {
@@ -236,16 +238,26 @@ impl Agent {
             let as_wished = volume.is_as_wished()
                 && volume.trouble.is_none()
                 && self.is_exported_as_wished(view, volume);
-            Some((stored.revision, volume.node() == Some(node) && !as_wished))
+            let wanted = admitted(volume, view.consumers(id));
+            Some((stored.revision, volume.node() == Some(node) && !as_wished, wanted))
         });
-        let failed = work.failures.get(&id).and_then(|failure| failure.reported_at);
+        let failure = work.failures.get_mut(&id);
         match found {
-            None | Some((_, false)) => {
+            None | Some((_, false, _)) => {
                 work.failures.remove(&id);
             }
-            // Our own report that it failed is no reason to try again at once.
-            Some((revision, true)) if failed == Some(revision) => (),
-            Some((_, true)) => self.start(work, id),
+            Some((revision, true, wanted)) => {
+                // Our own report that it failed is no reason to try again at once; a host that
+                // came or went is.
+                let known = failure.is_some_and(|failure| {
+                    let same = failure.wanted == wanted;
+                    failure.wanted = wanted;
+                    same && failure.reported_at == Some(revision)
+                });
+                if !known {
+                    self.start(work, id);
+                }
+            }
         }
     }
 
@@ -285,6 +297,10 @@ impl Agent {
                 let delay = Duration::from_secs(1 << failure.in_a_row.min(8));
                 failure.in_a_row += 1;
                 failure.reported_at = reported_at;
+                let consumers = |view: &cobalt_store::View| {
+                    view.volume(id).map(|stored| admitted(&stored.value, view.consumers(id)))
+                };
+                failure.wanted = self.follower.read(consumers).unwrap_or_default();
                 work.retries.spawn(async move {
                     sleep(delay).await;
                     id

@@ -10,6 +10,7 @@ use cobalt_core::{Bytes, ClusterName, Labels, NodeName};
 use cobalt_store::EtcdOptions;
 
 use crate::http::Tls;
+use crate::secrets::SecretKey;
 
 /// Cobalt's daemon: API, Engine and Agent, each of which can be switched off.
 #[derive(Debug, Parser)]
@@ -142,6 +143,10 @@ pub struct CommonArguments {
     /// way then.
     #[arg(long, env = "COBALT_INSECURE_PLAIN_TCP", conflicts_with = "tls_cert")]
     pub insecure_plain_tcp: bool,
+    /// A file with 64 hex digits, the same for every cobaltd of the cluster, which only its owner
+    /// and group may read: it seals the secrets of callbacks. Standalone makes one by itself.
+    #[arg(long, env = "COBALT_SECRET_KEY_FILE", value_name = "PATH")]
+    pub secret_key_file: Option<PathBuf>,
     /// A loopback address on which /metrics and /healthz are served without token, such as
     /// 127.0.0.1:7421. The API serves /metrics as well, with token.
     #[arg(long, env = "COBALT_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
@@ -224,6 +229,17 @@ impl CommonArguments {
             }
             Some(_) | None => Ok(None),
         }
+    }
+
+    /// The key that seals secrets, if there is one.
+    ///
+    /// # Errors
+    /// A sentence, when it cannot be read, or everybody can read it.
+    pub fn secret_key(&self) -> Result<Option<SecretKey>, String> {
+        let Some(path) = &self.secret_key_file else { return Ok(None) };
+        let text = secret(path)?;
+        let key = SecretKey::parse(&String::from_utf8_lossy(&text));
+        key.map(Some).map_err(|why| format!("{} cannot be used: {why}", path.display()))
     }
 
     /// The labels given, if any.

@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 
 use self::ledger::{Entry, Ledger, Page};
 use self::taker::Leader;
+use crate::leading::Leading;
 use crate::metrics::EngineMeter;
 use crate::offers::Offers;
 use crate::stop::Stop;
@@ -39,6 +40,8 @@ pub struct Engine {
     pub meter: EngineMeter,
     /// Where new volumes are offered to it, while it leads, before they have a record.
     pub offers: Offers,
+    /// Where it tells what else runs only where it leads.
+    pub leading: Leading,
 }
 
 impl Engine {
@@ -58,6 +61,7 @@ impl Engine {
             match self.store.campaign(lease, &self.who).await {
                 Ok(Some(term)) => {
                     self.leads(&term);
+                    let _led = self.leading.begin(&term);
                     tokio::select! {
                         () = self.lead(&term) => (),
                         () = self.session.lost(lease) => (),

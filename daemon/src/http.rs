@@ -6,6 +6,7 @@
 mod access;
 mod auth;
 mod body;
+mod callbacks;
 mod change;
 mod consumers;
 mod create;
@@ -46,10 +47,17 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::metrics::ApiMeter;
 use crate::offers::Offers;
+use crate::secrets::SecretKey;
 
 pub use self::listen::{Listener, serve};
 pub use self::socket::bind_unix;
 pub use self::tls::Tls;
+
+/// Volumes in the words of the API, for those who tell of them elsewhere.
+pub(crate) mod words {
+    pub(crate) use super::access::{shown as access, shown_admits as admits};
+    pub(crate) use super::present::{phase, volume};
+}
 
 /// What the API says of itself and gives to those who do not choose.
 #[derive(Clone, Debug)]
@@ -68,6 +76,8 @@ pub struct ApiOptions {
     pub metrics: Option<Arc<Registry>>,
     /// Where a new volume is offered before it becomes a wish on record.
     pub offers: Offers,
+    /// Seals the secrets of callbacks.
+    pub secret_key: Option<Arc<SecretKey>>,
 }
 
 impl Default for ApiOptions {
@@ -80,6 +90,7 @@ impl Default for ApiOptions {
             meter: ApiMeter::default(),
             metrics: None,
             offers: Offers::default(),
+            secret_key: None,
         }
     }
 }

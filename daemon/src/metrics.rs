@@ -6,6 +6,7 @@
 
 mod agent;
 mod api;
+mod callbacks;
 mod engine;
 mod store;
 mod view;
@@ -17,6 +18,7 @@ use prometheus_client::registry::Registry;
 
 pub use self::agent::{AgentMeter, PoolFigures, Running};
 pub use self::api::ApiMeter;
+pub use self::callbacks::{CallbackMeter, Waiting};
 pub use self::engine::EngineMeter;
 pub use self::store::StoreMeter;
 
@@ -29,6 +31,8 @@ pub struct Meters {
     pub store: StoreMeter,
     /// The Engine's.
     pub engine: EngineMeter,
+    /// That of callbacks, which are told where an Engine leads.
+    pub callbacks: CallbackMeter,
     /// The Agent's.
     pub agent: AgentMeter,
 }
@@ -63,6 +67,7 @@ impl Meters {
         }
         if parts.engine {
             self.engine.register(&mut registry, follower);
+            self.callbacks.register(&mut registry);
         }
         if parts.agent {
             self.agent.register(&mut registry, follower, parts.each_volume);

@@ -16,12 +16,15 @@ use uuid::Uuid;
 
 use crate::agent::{Agent, AgentOptions};
 use crate::args::{CommonArguments, Component};
+use crate::callbacks::{Callbacks, Pace};
 use crate::engine::Engine;
 use crate::http::{self, Api, ApiOptions, Listener, Tls};
 use crate::join::{NodeSettings, join};
+use crate::leading::Leading;
 use crate::metrics::{self, Meters};
 use crate::notify;
 use crate::offers::Offers;
+use crate::secrets::SecretKey;
 use crate::stop::{self, Stop, Stopper};
 
 /// How long components may take to end.
@@ -69,7 +72,17 @@ pub async fn run(config: Config) -> Result<(), String> {
         Follower::start(&store, move || session.seen_revision())
     };
     let offers = Offers::default();
-    let parts = Parts { config, store, session: session.clone(), follower, meters, offers, stop };
+    let secret_key = config.common.secret_key()?.map(Arc::new);
+    let parts = Parts {
+        config,
+        store,
+        session: session.clone(),
+        follower,
+        meters,
+        offers,
+        secret_key,
+        stop,
+    };
     let mut running = JoinSet::new();
     let (announced, known) = stop::pair();
     parts.start(&mut running, announced).await?;
@@ -105,6 +118,8 @@ struct Parts {
     meters: Meters,
     /// From the API to the Engine.
     offers: Offers,
+    /// Seals the secrets of callbacks, and opens them.
+    secret_key: Option<Arc<SecretKey>>,
     stop: Stop,
 }
 
@@ -143,6 +158,8 @@ impl Parts {
             self.start_api(running, registry).await?;
         }
         if self.runs(Component::Engine) {
+            let leading = Leading::default();
+            self.start_callbacks(running, leading.clone());
             let engine = Engine {
                 store: self.store.clone(),
                 follower: self.follower.clone(),
@@ -150,6 +167,7 @@ impl Parts {
                 who: format!("{}/{}", hostname()?, std::process::id()),
                 meter: self.meters.engine.clone(),
                 offers: self.offers.clone(),
+                leading,
             };
             let stop = self.stop.clone();
             running.spawn(async move {
@@ -167,6 +185,22 @@ impl Parts {
         self.config.components.contains(&component)
     }
 
+    fn start_callbacks(&self, running: &mut Running, leading: Leading) {
+        let callbacks = Callbacks {
+            store: self.store.clone(),
+            follower: self.follower.clone(),
+            leading,
+            secret_key: self.secret_key.clone(),
+            meter: self.meters.callbacks.clone(),
+            pace: Pace::default(),
+        };
+        let stop = self.stop.clone();
+        running.spawn(async move {
+            callbacks.run(stop).await;
+            Ok(())
+        });
+    }
+
     async fn start_api(&self, running: &mut Running, metrics: Arc<Registry>) -> Result<(), String> {
         let common = &self.config.common;
         let options = ApiOptions {
@@ -176,6 +210,7 @@ impl Parts {
             meter: self.meters.api.clone(),
             metrics: Some(metrics),
             offers: self.offers.clone(),
+            secret_key: self.secret_key.clone(),
             ..ApiOptions::default()
         };
         let api = Api::new(self.store.clone(), self.follower.clone(), options);

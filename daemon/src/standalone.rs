@@ -90,6 +90,16 @@ impl Ground {
         self.endpoint_file.with_file_name("lease")
     }
 
+    /// The key that seals secrets, made at the first start.
+    ///
+    /// # Errors
+    /// A sentence, when it cannot be made.
+    pub fn secret_key_file(&self) -> Result<PathBuf, String> {
+        let path = self.endpoint_file.with_file_name("secret.key");
+        crate::secrets::ensure_key_file(&path)?;
+        Ok(path)
+    }
+
     /// Where the pool is mounted, and whether it is of our own making.
     pub fn pool(&self) -> (PathBuf, bool) {
         (self.pool_path.clone(), self.pool.is_some())

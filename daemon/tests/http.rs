@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "http/callbacks.rs"]
+mod callbacks;
 #[path = "http/doors.rs"]
 mod doors;
 #[path = "http/events.rs"]

@@ -2,6 +2,10 @@
 //! the machine's address and the machine itself change under them.
 #![cfg(feature = "lab")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the bans are for the program; tests start processes"
+)]
 
 #[path = "layers/actor.rs"]
 mod actor;

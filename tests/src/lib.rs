@@ -15,6 +15,7 @@ use cobalt_store::{
 };
 use cobaltd::agent::{Agent, AgentOptions};
 use cobaltd::engine::Engine;
+use cobaltd::leading::Leading;
 use cobaltd::metrics::EngineMeter;
 use cobaltd::offers::Offers;
 use cobaltd::stop::{self, Stopper};
@@ -84,6 +85,7 @@ impl Cluster {
             who: who.to_owned(),
             meter: EngineMeter::default(),
             offers: offers.clone(),
+            leading: Leading::default(),
         };
         Running { stopper, task: tokio::spawn(engine.run(stop)), session, offers }
     }

@@ -82,7 +82,9 @@ impl Scene {
     fn recorded(&self) -> Vec<String> {
         self.cluster.follower.read(|view| match &view.volume(self.volume).unwrap().value.phase {
             Phase::Ready { admits, .. } => shown(admits),
-            other => panic!("{other:?}"),
+            other @ (Phase::Requested { .. } | Phase::Assigned { .. } | Phase::Deleting { .. }) => {
+                panic!("{other:?}")
+            }
         })
     }
 
@@ -149,6 +151,37 @@ async fn a_host_that_does_not_take_its_mount_away_has_its_state_ended() {
     });
     ended.await.unwrap();
     assert_eq!(scene.exports.expired(), [at("10.0.0.2")]);
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_host_without_a_plugin_has_its_state_ended_at_once() {
+    let scene = Scene::new(AccessPolicy::Listed, &["10.0.0.1", "10.0.0.2"]).await;
+    scene.lets_in(&["10.0.0.1=rw", "10.0.0.2=rw"]).await;
+    scene.change(AccessPolicy::Listed, &["10.0.0.2"]).await;
+    scene.lets_in(&["10.0.0.2=rw"]).await;
+    assert_eq!(scene.exports.expired(), [at("10.0.0.1")]);
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_unmounts_or_whose_volume_goes_keeps_what_he_has_of_other_volumes() {
+    let scene = Scene::new(AccessPolicy::Auto, &["10.0.0.3"]).await;
+    scene.register(1, "10.0.0.1", None).await;
+    scene.register(2, "10.0.0.2", None).await;
+    scene.lets_in(&["10.0.0.1=rw", "10.0.0.2=rw", "10.0.0.3=rw"]).await;
+    scene.cluster.store.release_consumer(scene.volume, HostId([1; 16])).await.unwrap();
+    scene.lets_in(&["10.0.0.2=rw", "10.0.0.3=rw"]).await;
+    sleep(Duration::from_secs(60)).await;
+    // One that unmounts just when it lost its right has done what was wanted.
+    scene.change(AccessPolicy::Listed, &["10.0.0.3"]).await;
+    scene.lets_in(&["10.0.0.3=rw"]).await;
+    scene.cluster.store.release_consumer(scene.volume, HostId([2; 16])).await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    scene.cluster.delete("web").await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(scene.exports.exported().len(), 0);
+    assert_eq!(scene.exports.expired(), Vec::<IpAddr>::new());
     scene.end().await;
 }
 

@@ -25,6 +25,8 @@ const TOGETHER: usize = 1024;
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long a host that lost its right has to take its mount away by itself.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long others wait at most until what a host has open is ended.
+const EXPIRE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Takes orders from many and carries them out together.
 #[derive(Clone, Debug)]
@@ -264,7 +266,13 @@ impl Work {
             return;
         }
         let (exports, named) = (self.exports.clone(), hosts.clone());
-        match tokio::task::spawn_blocking(move || exports.expire(&hosts)).await {
+        let ended = tokio::task::spawn_blocking(move || exports.expire(&hosts));
+        // The kernel first lets each client end what it has under way.
+        let Ok(ended) = tokio::time::timeout(EXPIRE_LIMIT, ended).await else {
+            tracing::warn!(?named, "ending the state of hosts takes long; it goes on");
+            return;
+        };
+        match ended {
             Ok(Ok(0)) => (),
             Ok(Ok(clients)) => {
                 tracing::warn!(?named, clients, "hosts that lost a right had their state ended");

@@ -38,12 +38,20 @@ fn program(arguments: Arguments) -> Result<(), String> {
     }
 }
 
-fn run_standalone(arguments: StandaloneArguments) -> Result<(), String> {
+fn run_standalone(mut arguments: StandaloneArguments) -> Result<(), String> {
     log_to_stderr(&arguments.common);
     give_up_rights(true);
     // Said before anything is started or mounted.
     arguments.common.tls()?;
+    arguments.common.secret_key()?;
     let ground = Ground::prepare(&arguments)?;
+    if arguments.common.secret_key_file.is_none() {
+        match ground.secret_key_file() {
+            Ok(file) => arguments.common.secret_key_file = Some(file),
+            // Everything but callbacks goes on.
+            Err(why) => tracing::warn!(why, "there is no key for the secrets of callbacks"),
+        }
+    }
     let etcd = cobalt_store::EtcdOptions {
         endpoints: vec![ground.etcd_url().to_owned()],
         ..Default::default()

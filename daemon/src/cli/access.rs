@@ -1,7 +1,7 @@
 //! `cobalt volume access`: who may mount a volume, shown and changed. Asks nobody.
 
-use cobalt_api::wire::{Access, AccessMode, AccessPolicy, AccessRule, Squash, Volume};
 use clap::ValueEnum;
+use cobalt_api::wire::{Access, AccessMode, AccessPolicy, AccessRule, Squash, Volume};
 
 use super::failure::Failure;
 use super::text::{plain, table};
@@ -170,12 +170,7 @@ mod tests {
     #[test]
     fn what_is_wanted_and_what_is_are_shown_side_by_side() {
         use cobalt_api::wire::{Consumer, ConsumerState};
-        let has = ConsumerState {
-            generation: 2,
-            epoch: 1,
-            mode: AccessMode::None,
-            trouble: None,
-        };
+        let has = ConsumerState { generation: 2, epoch: 1, mode: AccessMode::None, trouble: None };
         let host = Consumer {
             hostname: "docker1".into(),
             address: Some("10.0.0.7".into()),
@@ -190,7 +185,7 @@ mod tests {
             shown,
             "policy: listed (nobody but the listed)\n\n\
              RULE ABOUT   MAY\n10.0.0.9     ro+all_squash\n\n\
-             MOUNTED ON   ADDRESS    MAY    HAS    TROUBLE\ndocker1      10.0.0.7   none   none\n"
+             MOUNTED ON   ADDRESS    MAY    HAS\ndocker1      10.0.0.7   none   none\n"
         );
     }
 }

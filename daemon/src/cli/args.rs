@@ -346,7 +346,7 @@ fn checked<T, E: ToString>(text: &str, parsed: Result<T, E>) -> Result<String, S
     parsed.map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
-pub(super) pub(super) fn volume_name(text: &str) -> Result<String, String> {
+pub(super) fn volume_name(text: &str) -> Result<String, String> {
     checked(text, text.parse::<VolumeName>())
 }
 

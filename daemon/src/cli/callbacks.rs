@@ -107,7 +107,9 @@ impl Session {
             return self.output(&made, || format!("{}\n", made.id));
         };
         let mut output = self.output(&made, || format!("{}\n{secret}\n", made.id))?;
-        output.remarks.push("the secret is shown once; the receiver needs it to check what it gets".into());
+        output
+            .remarks
+            .push("the secret is shown once; the receiver needs it to check what it gets".into());
         Ok(output)
     }
 }

@@ -6,18 +6,19 @@ use std::time::{Duration, Instant};
 
 use cobalt_api::client::{Client, ClientError, Pending, VolumeQuery, Wait};
 use cobalt_api::wire::{
-    Access, AccessPolicy,    NewToken, Phase, Size, TokenRequest, Volume, VolumeChange, VolumePage, VolumeRequest,
+    Access, AccessPolicy, NewToken, Phase, Size, TokenRequest, Volume, VolumeChange, VolumePage,
+    VolumeRequest,
 };
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::Output;
+use super::access::{self, AccessArgs};
 use super::args::{
     Args, Command, CreateArgs, Form, ListArgs, NodeCommand, TokenCommand, VolumeCommand,
 };
 use super::failure::Failure;
 use super::text::plain;
-use super::access::{self, AccessArgs};
 use super::{colour, complete, consumers, progress, question, show, status, token};
 
 /// The limit of a call that waits until a volume is as wished.

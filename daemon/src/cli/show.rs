@@ -58,7 +58,10 @@ pub(super) fn volume_details(volume: &Volume, now: Timestamp) -> String {
     }
     if let Some(export) = &volume.export {
         let admits: Vec<_> = export.admits.iter().map(|rule| rule.host.clone()).collect();
-        place.push(("exported to", if admits.is_empty() { "nobody".into() } else { lines(&admits) }));
+        place.push((
+            "exported to",
+            if admits.is_empty() { "nobody".into() } else { lines(&admits) },
+        ));
         place.extend(export.mount_command.clone().map(|command| ("mounted by", command)));
     }
     let wish = [

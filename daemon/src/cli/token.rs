@@ -17,8 +17,7 @@ const MAX_TOKEN: u64 = 4096;
 /// # Errors
 /// When it cannot be read, is readable by everyone, or holds nothing that could be a token.
 pub(super) fn read(path: &Path) -> Result<String, Failure> {
-    let hint =
-        "make a token where cobaltd runs: cobalt token create --role consumer --out FILE";
+    let hint = "make a token where cobaltd runs: cobalt token create --role consumer --out FILE";
     read_one("token", path, hint)
 }
 

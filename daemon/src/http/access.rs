@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use cobalt_api::wire;
 use cobalt_core::{
-    Access, AccessPolicy, Consumer, Grant, MountOptions, Node, Phase, Rule, Squash, Volume,
+    Access, AccessPolicy, Admits, Consumer, Grant, MountOptions, Node, Phase, Rule, Squash, Volume,
     admitted,
 };
 use cobalt_store::View;
@@ -57,7 +57,7 @@ pub(super) fn grant(mode: wire::AccessMode, squash: wire::Squash) -> Option<Gran
 }
 
 /// Who may mount it, in words.
-pub(super) fn shown(access: &Access) -> wire::Access {
+pub(crate) fn shown(access: &Access) -> wire::Access {
     let policy = match access.policy {
         AccessPolicy::Auto => wire::AccessPolicy::Auto,
         AccessPolicy::Listed => wire::AccessPolicy::Listed,
@@ -93,8 +93,13 @@ pub(super) fn export(volume: &Volume, node: Option<&Node>, path: &str) -> Option
         let at = if address.contains(':') { format!("[{address}]") } else { address.clone() };
         format!("mount -t nfs4 -o {} {at}:{path} /mnt", options.join(","))
     });
-    let admits = admits.iter().map(|(host, grant)| entry(host.to_string(), Some(*grant)));
-    Some(wire::Export { addresses, path: path.to_owned(), admits: admits.collect(), mount_command })
+    let admits = shown_admits(admits);
+    Some(wire::Export { addresses, path: path.to_owned(), admits, mount_command })
+}
+
+/// Whom an export lets in, in words.
+pub(crate) fn shown_admits(admits: &Admits) -> Vec<wire::AccessRule> {
+    admits.iter().map(|(host, grant)| entry(host.to_string(), Some(*grant))).collect()
 }
 
 /// The hosts that use a volume.

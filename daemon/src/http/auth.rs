@@ -145,10 +145,15 @@ fn same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && differing == 0
 }
 
-/// A viewer reads; a consumer also makes, changes and deletes volumes; tokens are for admins.
+/// A viewer reads; a consumer also makes, changes and deletes volumes; tokens and callbacks are for
+/// admins.
 fn may(role: Role, method: &Method, path: &str) -> Result<(), Failure> {
-    let of_tokens = path == "/v1/tokens" || path.starts_with("/v1/tokens/");
-    let reads = (*method == Method::GET || *method == Method::HEAD) && !of_tokens;
+    let below = |kind: &str| {
+        path.strip_prefix(kind).is_some_and(|rest| matches!(rest.as_bytes(), [] | [b'/', ..]))
+    };
+    // Where callbacks go may be a secret by itself.
+    let for_admins = below("/v1/tokens") || below("/v1/callbacks");
+    let reads = (*method == Method::GET || *method == Method::HEAD) && !for_admins;
     let of_volumes = path.starts_with("/v1/volumes/")
         && (*method == Method::PUT || *method == Method::PATCH || *method == Method::DELETE);
     let allowed = match role {

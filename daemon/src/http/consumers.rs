@@ -70,7 +70,7 @@ pub(super) async fn register_consumer(
         Some(patience) => {
             let id = stored.value.id;
             api.wait_shown(revision, (id, &name), patience).await?;
-            let stored = api.wait_admitted((id, &name), host, patience).await?;
+            let stored = api.wait_admitted((id, &name), (host, revision), patience).await?;
             return Ok(Json(api.shown(&stored)));
         }
     }

@@ -8,7 +8,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use cobalt_api::error::Code;
 use cobalt_api::shapes;
-use cobalt_api::wire::{GoneVolume, Problem};
+use cobalt_api::wire::{ChangeEvent, GoneVolume, Previous, Problem};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use utoipa::openapi::header::HeaderBuilder;
@@ -22,8 +22,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{
-    Api, ApiOptions, change, consumers, create, delete, events, metrics, nodes, status, tokens,
-    volumes,
+    Api, ApiOptions, callbacks, change, consumers, create, delete, events, metrics, nodes, status,
+    tokens, volumes,
 };
 
 /// The codes that any handler may give which asks who calls.
@@ -96,6 +96,8 @@ pub(super) fn routes(options: &ApiOptions) -> OpenApiRouter<Api> {
         .routes(routes!(status::status))
         .routes(routes!(tokens::create_token, tokens::list_tokens))
         .routes(routes!(tokens::revoke_token))
+        .routes(routes!(callbacks::create_callback, callbacks::list_callbacks))
+        .routes(routes!(callbacks::delete_callback))
         .routes(routes!(metrics::metrics))
         .routes(routes!(status::health))
         .routes(routes!(status::ready))
@@ -196,6 +198,8 @@ fn components() -> Components {
         shape::<shapes::UntilAdmitted>(),
         // What only events carry.
         shape::<GoneVolume>(),
+        shape::<ChangeEvent>(),
+        shape::<Previous>(),
         shape::<shapes::Pending>(),
         shape::<shapes::Revision>(),
         shape::<shapes::Label>(),
@@ -207,7 +211,7 @@ fn components() -> Components {
         .description(Some(
             "Needed on TCP. On the unix socket the file's permissions decide. A `viewer` reads; \
              a `consumer` also makes, changes and deletes volumes; an `admin` may do everything \
-             and is needed for tokens.",
+             and is needed for tokens and callbacks.",
         ))
         .build();
     let elsewhere = |code: Code| (code.as_str().to_owned(), response(&[code]));
@@ -243,6 +247,7 @@ fn meaning(code: Code) -> &'static str {
         Code::VolumeNotFound => "No such volume.",
         Code::NodeNotFound => "No such node.",
         Code::TokenNotFound => "No such token.",
+        Code::CallbackNotFound => "No such callback.",
         Code::VolumeDiffers => "Another wish holds under this name; `differences` tells where.",
         Code::BeingDeleted => "The volume is on its way out.",
         Code::InUse => "Some host uses the volume.",

@@ -9,7 +9,7 @@ use cobalt_store::{EndpointHealth, Role, Stored, Token, View};
 use super::access;
 
 /// A volume as it is.
-pub(super) fn volume(view: &View, stored: &Stored<Arc<Volume>>) -> wire::Volume {
+pub(crate) fn volume(view: &View, stored: &Stored<Arc<Volume>>) -> wire::Volume {
     let volume = &*stored.value;
     let (size_enforced, applied_generation, subvolume) = match &volume.phase {
         Phase::Requested { .. } | Phase::Assigned { .. } => (None, 0, None),
@@ -51,7 +51,7 @@ pub(super) fn volume(view: &View, stored: &Stored<Arc<Volume>>) -> wire::Volume 
 }
 
 /// The word for a phase.
-pub(super) fn phase(phase: &Phase) -> wire::Phase {
+pub(crate) fn phase(phase: &Phase) -> wire::Phase {
     match phase {
         Phase::Requested { .. } => wire::Phase::Requested,
         Phase::Assigned { .. } => wire::Phase::Assigned,

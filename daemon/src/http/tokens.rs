@@ -21,7 +21,7 @@ use super::present;
 use crate::clock;
 
 /// The longest description, in characters.
-const MAX_DESCRIPTION: usize = 200;
+pub(super) const MAX_DESCRIPTION: usize = 200;
 
 problems!(
     CreateProblems: MalformedBody, BodyTooLarge, BadParameter, InvalidField, StoreUnavailable
@@ -123,7 +123,7 @@ impl FromRequestParts<Api> for Identified {
     }
 }
 
-fn no_store() -> (HeaderName, HeaderValue) {
+pub(super) fn no_store() -> (HeaderName, HeaderValue) {
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))
 }
 

@@ -68,11 +68,12 @@ impl Api {
         }
     }
 
-    /// Waits until the export of a volume lets a registered host in.
+    /// Waits until the export of a volume lets a registered host in, whose registration is at
+    /// `noted`; or until its node says after that why it cannot.
     pub(super) async fn wait_admitted(
         &self,
         (id, name): (VolumeId, &VolumeName),
-        host: HostId,
+        (host, noted): (HostId, i64),
         patience: &mut Patience,
     ) -> Result<Stored<Arc<Volume>>, Failure> {
         enum Entry {
@@ -92,7 +93,12 @@ impl Api {
                     Some((known, may)) if is_admitted(&stored.value, known, may) => {
                         Entry::In(stored.clone())
                     }
-                    Some(_) | None => Entry::NotYet,
+                    Some(_) | None => match &stored.value.trouble {
+                        Some(trouble) if stored.revision > noted => {
+                            Entry::Barred(hindered(name, &trouble.message))
+                        }
+                        Some(_) | None => Entry::NotYet,
+                    },
                 }
             });
             match entry {
@@ -151,6 +157,13 @@ impl Api {
             format!("volume \"{name}\" is not {wanted} {ended}{why}; {meanwhile}, ask again");
         Failure::new(Code::StillPending, said)
     }
+}
+
+/// For a volume that its node cannot export.
+fn hindered(name: &VolumeName, why: &str) -> Failure {
+    let said =
+        format!("volume \"{name}\" cannot be mounted yet: {why}; it is tried again by itself");
+    Failure::new(Code::StillPending, said)
 }
 
 impl Patience {

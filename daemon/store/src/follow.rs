@@ -172,13 +172,15 @@ pub struct Changes {
     pub volumes: HashSet<VolumeId>,
     /// Nodes, signs of life, the leader or the cluster.
     pub cluster: bool,
+    /// Which callbacks there are.
+    pub callbacks: bool,
     /// Everything: the view was read anew.
     pub everything: bool,
 }
 
 impl Changes {
     fn is_empty(&self) -> bool {
-        self.volumes.is_empty() && !self.cluster && !self.everything
+        self.volumes.is_empty() && !self.cluster && !self.callbacks && !self.everything
     }
 }
 
@@ -288,6 +290,7 @@ impl Shared {
                             changes.volumes.insert(*id);
                         }
                         Touched::Node(_) | Touched::Cluster => changes.cluster = true,
+                        Touched::Callbacks => changes.callbacks = true,
                         Touched::Nothing => (),
                     }
                 }
@@ -313,7 +316,7 @@ fn happened(view: &View, touched: Touched, name: Option<VolumeName>) -> Option<W
         }
         (Touched::Volume(id), _) => Some(What::Volume(id)),
         (Touched::Node(id), _) => Some(What::Node(id)),
-        (Touched::Cluster | Touched::Nothing, _) => None,
+        (Touched::Cluster | Touched::Callbacks | Touched::Nothing, _) => None,
     }
 }
 

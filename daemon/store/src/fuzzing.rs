@@ -4,6 +4,7 @@ use std::fmt::Debug;
 
 use cobalt_core::{Beat, Node, Volume};
 
+use crate::callbacks::{Callback, Cursor};
 use crate::keys::Keys;
 use crate::kv::{Entry, Event};
 use crate::record::{
@@ -17,6 +18,8 @@ pub fn reread(value: &[u8]) {
     same::<Node>(value);
     same::<Beat>(value);
     same::<Token>(value);
+    same::<Callback>(value);
+    same::<Cursor>(value);
     same::<Cluster>(value);
     same::<Holder>(value);
     same::<Named>(value);

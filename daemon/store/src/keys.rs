@@ -1,6 +1,8 @@
 //! Where records live in etcd: everything of one cluster under one prefix.
 
-use cobalt_core::{ClusterName, HostId, NodeId, NodeName, TokenId, VolumeId, VolumeName};
+use cobalt_core::{
+    CallbackId, ClusterName, HostId, NodeId, NodeName, TokenId, VolumeId, VolumeName,
+};
 
 /// The keys of one cluster.
 #[derive(Clone, Debug)]
@@ -21,6 +23,8 @@ pub(crate) enum Kind {
     Usage(NodeId, String),
     Token(TokenId),
     Consumer(VolumeId, HostId),
+    Callback(CallbackId),
+    CallbackCursor(CallbackId),
     Unknown,
 }
 
@@ -73,6 +77,14 @@ impl Keys {
         self.key("consumers/", format!("{volume}/{host}"))
     }
 
+    pub(crate) fn callback(&self, id: CallbackId) -> String {
+        self.key("callbacks/", id)
+    }
+
+    pub(crate) fn callback_cursor(&self, id: CallbackId) -> String {
+        self.key("callback-cursors/", id)
+    }
+
     /// What the keys of all consumers of a volume begin with.
     pub(crate) fn consumers(&self, volume: VolumeId) -> String {
         self.key("consumers/", format!("{volume}/"))
@@ -99,6 +111,8 @@ impl Keys {
             Some(("nodes", id)) => id.parse().map(Kind::Node).ok(),
             Some(("beats", id)) => id.parse().map(Kind::Beat).ok(),
             Some(("tokens", id)) => id.parse().map(Kind::Token).ok(),
+            Some(("callbacks", id)) => id.parse().map(Kind::Callback).ok(),
+            Some(("callback-cursors", id)) => id.parse().map(Kind::CallbackCursor).ok(),
             Some(("consumers", rest)) => rest.split_once('/').and_then(|(volume, host)| {
                 Some(Kind::Consumer(volume.parse().ok()?, host.parse().ok()?))
             }),
@@ -119,7 +133,7 @@ mod tests {
     fn every_key_is_recognised_as_what_it_was_made_for() {
         let keys = Keys::new(&"default".parse().expect("a name"));
         let (volume, node, token) = (VolumeId([1; 16]), NodeId([2; 16]), TokenId([3; 16]));
-        let host = HostId([4; 16]);
+        let (host, callback) = (HostId([4; 16]), CallbackId([5; 16]));
         let name = "web".parse().expect("a name");
         let node_name = "n1".parse().expect("a name");
         for (key, kind) in [
@@ -133,6 +147,8 @@ mod tests {
             (keys.usage(node, "0f"), Kind::Usage(node, "0f".into())),
             (keys.token(token), Kind::Token(token)),
             (keys.consumer(volume, host), Kind::Consumer(volume, host)),
+            (keys.callback(callback), Kind::Callback(callback)),
+            (keys.callback_cursor(callback), Kind::CallbackCursor(callback)),
             ("/cobalt/default/volumes/web".into(), Kind::Unknown),
             ("/cobalt/other/cluster".into(), Kind::Unknown),
         ] {

@@ -5,8 +5,10 @@
 
 pub mod kv;
 
+mod callbacks;
 mod consumers;
 mod etcd;
+mod feed;
 mod follow;
 mod history;
 mod keys;
@@ -23,8 +25,10 @@ pub mod contract;
 #[doc(hidden)]
 pub mod fuzzing;
 
+pub use callbacks::{Callback, CallbackFilter, Cursor, Noted};
 pub use consumers::Deletion;
 pub use etcd::{EndpointHealth, EndpointState, Etcd, EtcdCall, EtcdObserver, EtcdOptions};
+pub use feed::{Feed, Turn};
 pub use follow::{Changes, Follower, Subscription, VolumeWatch};
 pub use history::{Happened, What};
 pub use kv::{Kv, KvError};

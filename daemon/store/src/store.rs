@@ -403,7 +403,7 @@ impl Store {
 }
 
 /// Whether a refused write, guarded by the term first of all, was not refused for the term.
-fn leads(term: &Term, found: &[Option<Entry>]) -> bool {
+pub(crate) fn leads(term: &Term, found: &[Option<Entry>]) -> bool {
     let held = found.first().and_then(Option::as_ref);
     held.is_some_and(|entry| entry.created == term.created)
 }

@@ -6,9 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use cobalt_core::{
-    Beat, Bytes, Consumer, HostId, Node, NodeId, Phase, TokenId, Volume, VolumeId, VolumeName,
+    Beat, Bytes, CallbackId, Consumer, HostId, Node, NodeId, Phase, TokenId, Volume, VolumeId,
+    VolumeName,
 };
 
+use crate::callbacks::{Callback, Cursor};
 use crate::keys::{Keys, Kind};
 use crate::kv::{Entry, Event};
 use crate::record::{BadRecord, Cluster, Holder, Token, UsageBucket};
@@ -31,6 +33,8 @@ pub struct View {
     used: HashMap<VolumeId, Bytes>,
     tokens: BTreeMap<TokenId, Token>,
     consumers: HashMap<VolumeId, BTreeMap<HostId, Consumer>>,
+    callbacks: BTreeMap<CallbackId, Stored<Callback>>,
+    cursors: BTreeMap<CallbackId, Cursor>,
     unreadable: BTreeMap<String, String>,
 }
 
@@ -60,6 +64,8 @@ pub(crate) enum Touched {
     Node(NodeId),
     /// The leader or the cluster.
     Cluster,
+    /// Which callbacks there are.
+    Callbacks,
     /// Nothing that anybody acts on.
     Nothing,
 }
@@ -166,6 +172,16 @@ impl View {
         self.consumers.get(&id).into_iter().flat_map(BTreeMap::values)
     }
 
+    /// All callbacks.
+    pub fn callbacks(&self) -> impl Iterator<Item = &Stored<Callback>> {
+        self.callbacks.values()
+    }
+
+    /// How far a callback has come, as its leader last noted.
+    pub fn cursor(&self, id: CallbackId) -> Option<&Cursor> {
+        self.cursors.get(&id)
+    }
+
     /// Records that cannot be read, and why. They are left alone.
     pub fn unreadable(&self) -> &BTreeMap<String, String> {
         &self.unreadable
@@ -208,6 +224,8 @@ impl View {
             | Kind::Beat(_)
             | Kind::Usage(..)
             | Kind::Token(_)
+            | Kind::Callback(_)
+            | Kind::CallbackCursor(_)
             | Kind::Consumer(..) => None,
         }
     }
@@ -258,6 +276,16 @@ impl View {
                 self.consumers.entry(volume).or_default().insert(host, consumer);
                 return Ok(Touched::Volume(volume));
             }
+            Kind::Callback(id) => {
+                let stored: Stored<Callback> = read(entry)?;
+                under_its_own_key(entry, stored.value.id == id)?;
+                self.callbacks.insert(id, stored);
+                return Ok(Touched::Callbacks);
+            }
+            Kind::CallbackCursor(id) => {
+                self.cursors.insert(id, read(entry)?.value);
+                return Ok(Touched::Nothing);
+            }
             Kind::Name | Kind::NodeName | Kind::Unknown => return Ok(Touched::Nothing),
             Kind::Cluster => self.cluster = Some(read(entry)?.value),
             Kind::Leader => {
@@ -301,6 +329,14 @@ impl View {
                     }
                 }
                 return Touched::Volume(volume);
+            }
+            Kind::Callback(id) => {
+                self.callbacks.remove(&id);
+                return Touched::Callbacks;
+            }
+            Kind::CallbackCursor(id) => {
+                self.cursors.remove(&id);
+                return Touched::Nothing;
             }
             Kind::Name | Kind::NodeName | Kind::Unknown => return Touched::Nothing,
             Kind::Cluster => self.cluster = None,

@@ -67,6 +67,9 @@ async fn a_role_may_do_what_it_is_for_and_nothing_else() {
         ("GET", "/v1/tokens", [false, false, true]),
         ("POST", "/v1/tokens", [false, false, true]),
         ("DELETE", "/v1/tokens/00000000-0000-0000-0000-000000000000", [false, false, true]),
+        ("GET", "/v1/callbacks", [false, false, true]),
+        ("POST", "/v1/callbacks", [false, false, true]),
+        ("DELETE", "/v1/callbacks/00000000-0000-0000-0000-000000000000", [false, false, true]),
     ] {
         for ((role, token), allowed) in roles.iter().zip(&tokens).zip(allowed) {
             let reply = world.call_as(token, method, target, body).await;
@@ -172,12 +175,14 @@ async fn every_route_is_in_the_document_and_every_code_too() {
     assert_eq!(
         found,
         [
+            "DELETE /v1/callbacks/{id}",
             "DELETE /v1/tokens/{id}",
             "DELETE /v1/volumes/{name}",
             "DELETE /v1/volumes/{name}/consumers/{host}",
             "GET /healthz",
             "GET /metrics",
             "GET /readyz",
+            "GET /v1/callbacks",
             "GET /v1/events",
             "GET /v1/nodes",
             "GET /v1/nodes/{name}",
@@ -187,6 +192,7 @@ async fn every_route_is_in_the_document_and_every_code_too() {
             "GET /v1/volumes",
             "GET /v1/volumes/{name}",
             "PATCH /v1/volumes/{name}",
+            "POST /v1/callbacks",
             "POST /v1/tokens",
             "PUT /v1/volumes/{name}",
             "PUT /v1/volumes/{name}/consumers/{host}",
