@@ -93,14 +93,14 @@ fn a_running_container_is_one_mount_and_a_copy_is_one_more_with_its_unmount() {
 fn a_mount_that_failed_is_not_followed_by_an_unmount() {
     with_recorded_cluster(|c, calls| {
         c.dockerd.create("web");
-        // With the node's file away the volume is another machine's.
+        // With the node's file away the volume is another machine's, which has no NFS server.
         let nodes = c.world.outside(c.daemon.run_dir()).join("nodes");
         let away = nodes.with_file_name("away");
         std::fs::rename(&nodes, &away).unwrap();
         for extra in [&[][..], &["-w", "/data"][..]] {
             let run = [&["run", "--rm", "-v", "web:/data"][..], extra, &[IMAGE, "true"]].concat();
             let said = c.dockerd.must_not(&run);
-            assert!(said.contains("volume \"web\" lives on node"), "{said}");
+            assert!(said.contains("volume \"web\" cannot be mounted yet"), "{said}");
         }
         assert_eq!(calls.count("Unmount"), 0);
         expect_no_mounts(c);
