@@ -4,7 +4,7 @@
 //! A volume is noted before it is mounted. While the API is away it is mounted all the same, and
 //! noted as soon as it is back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -71,8 +71,6 @@ pub struct Consumers {
     run_dir: PathBuf,
     /// This host's address, where its operator named one.
     address: Option<IpAddr>,
-    /// Ids of volumes that the API has noted for us, as far as this program knows.
-    noted: Mutex<BTreeSet<String>>,
     turns: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }
 
@@ -80,8 +78,8 @@ pub struct Consumers {
 pub type Turn = OwnedMutexGuard<()>;
 
 impl Consumers {
-    /// Nothing is known to be noted at first; the view tells. `address` is this host's own, where
-    /// its operator named one; `run_dir` is where the nodes of this machine are told of.
+    /// What is noted, the view tells. `address` is this host's own, where its operator named one;
+    /// `run_dir` is where the nodes of this machine are told of.
     pub fn new(
         client: Client,
         host: Host,
@@ -89,8 +87,7 @@ impl Consumers {
         run_dir: PathBuf,
         address: Option<IpAddr>,
     ) -> Consumers {
-        let (noted, turns) = (Mutex::default(), Mutex::default());
-        Consumers { client, host, view, mounts, run_dir, address, noted, turns }
+        Consumers { client, host, view, mounts, run_dir, address, turns: Mutex::default() }
     }
 
     /// Who we are to the API.
@@ -116,7 +113,9 @@ impl Consumers {
 
     /// Whether the volume is noted and here, so that nothing of it can have changed elsewhere.
     pub fn holds(&self, name: &str, id: &str) -> bool {
-        lock(&self.noted).contains(id) && self.is_here(name, id)
+        let noted =
+            self.view.get(name).is_some_and(|known| *known.id == *id && self.is_noted(&known));
+        noted && self.is_here(name, id)
     }
 
     /// Notes that this host uses the volume from `address` and what its containers have, and
@@ -135,10 +134,7 @@ impl Consumers {
         let hostname = self.host.name.clone();
         let address = address.map(|address| address.to_string());
         let request = ConsumerRequest { hostname, address, has };
-        let noted =
-            self.client.register_consumer(name, &self.host.id, &request, wait, limit).await?;
-        lock(&self.noted).insert(noted.id.clone());
-        Ok(noted)
+        self.client.register_consumer(name, &self.host.id, &request, wait, limit).await
     }
 
     /// Takes the note back if the volume is not here.
@@ -163,7 +159,6 @@ impl Consumers {
                 return Err(error);
             }
         }
-        lock(&self.noted).remove(&id);
         self.view.released(name, &self.host.id);
         Ok(())
     }
@@ -180,8 +175,7 @@ impl Consumers {
             match (is_here, self.is_noted(known)) {
                 (true, false) if known.phase == Phase::Ready => missing.push(name.to_owned()),
                 (false, true) => surplus.push(name.to_owned()),
-                (true, true) => drop(lock(&self.noted).insert(known.id.to_string())),
-                (true | false, false) => (),
+                (true, true) | (true | false, false) => (),
             }
         });
         for name in missing {
@@ -218,8 +212,7 @@ impl Consumers {
     }
 
     fn is_noted(&self, known: &crate::view::Known) -> bool {
-        lock(&self.noted).contains(&*known.id)
-            || known.consumers.iter().any(|c| *c.id == *self.host.id)
+        known.consumer(&self.host.id).is_some()
     }
 }
 

@@ -294,7 +294,7 @@ impl Driver {
         // An export of ours that stands needs no patience; a new one takes a run of exportfs.
         let (wait, limit) = match (way.own_address(), &ours) {
             (None, _) => (Wait::No, limit),
-            (Some(_), Some(ours)) if ours.admitted => (Wait::Done, limit),
+            (Some(own), Some(ours)) if ours.is_admitted_at(own) => (Wait::Done, limit),
             (Some(_), _) => (Wait::Done, ADMIT_LIMIT),
         };
         match self.consumers.note(name.as_str(), said, wait, limit, turn).await {
@@ -315,7 +315,8 @@ impl Driver {
             // whose export was seen to let us in.
             Err(error) if is_away(&error) => {
                 self.view.api_failed(&said::line(&error));
-                match way.own_address().is_none() || ours.is_some_and(|ours| ours.admitted) {
+                let own = way.own_address();
+                match own.is_none_or(|own| ours.is_some_and(|ours| ours.is_admitted_at(own))) {
                     true => Ok((known, way, may)),
                     false => Err(refuse(&explain(&error))),
                 }

@@ -1,6 +1,7 @@
 //! One volume as this host knows it: what the API said, and nothing else.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use cobalt_api::wire;
 use serde::{Deserialize, Serialize};
@@ -152,5 +153,13 @@ impl Known {
     /// What the API knows of this host's use of the volume.
     pub fn consumer(&self, host: &str) -> Option<&Consumer> {
         self.consumers.iter().find(|consumer| *consumer.id == *host)
+    }
+}
+
+impl Consumer {
+    /// Whether the volume's export lets this host in from this address.
+    pub fn is_admitted_at(&self, own: IpAddr) -> bool {
+        let noted = self.address.as_deref().and_then(|text| text.parse().ok());
+        self.admitted && noted == Some(own)
     }
 }

@@ -245,3 +245,25 @@ async fn a_new_agent_leaves_exports_as_they_are_when_nothing_changed() {
     scene.lets_in(&["10.0.0.1=rw"]).await;
     scene.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn data_whose_export_cannot_be_ended_is_not_touched_until_it_can() {
+    let scene = Scene::new(AccessPolicy::Listed, &["10.0.0.1"]).await;
+    scene.lets_in(&["10.0.0.1=rw"]).await;
+    scene.exports.stop(true);
+    scene.cluster.delete("web").await;
+    sleep(Duration::from_secs(120)).await;
+    let known =
+        |scene: &Scene| scene.cluster.follower.read(|view| view.volume(scene.volume).is_some());
+    assert!(known(&scene), "its record is there as long as somebody may use it");
+    assert_eq!(scene.exported(), ["10.0.0.1=rw"]);
+    scene.exports.stop(false);
+    let gone = timeout(SOON * 3, async {
+        while known(&scene) {
+            sleep(Duration::from_millis(100)).await;
+        }
+    });
+    gone.await.expect("it goes once its export is gone");
+    assert_eq!(scene.exports.exported().len(), 0);
+    scene.end().await;
+}

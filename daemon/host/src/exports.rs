@@ -18,7 +18,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cobalt_core::{Admits, NodeId, SubvolumeUuid, VolumeId};
 use uuid::Uuid;
@@ -48,6 +48,16 @@ pub struct Export {
     pub admits: Admits,
 }
 
+/// What is really exported, as was looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exported {
+    /// Of what was ordered: whom each export lets in.
+    pub table: ExportTable,
+    /// Volumes of this node that are exported although that was not ordered, or as another
+    /// subvolume.
+    pub stray: BTreeSet<VolumeId>,
+}
+
 /// What an Agent asks of its machine's NFS server. All methods block.
 pub trait Exports: Send + Sync {
     /// Whether volumes can be exported, or why not: one sentence.
@@ -60,16 +70,17 @@ pub trait Exports: Send + Sync {
     fn ordered(&self) -> Result<ExportTable, HostError>;
 
     /// Exports exactly these, and returns what is really exported, as was looked at afterwards.
+    /// Also where there is no server it is written down, so that one that starts exports no more.
     ///
     /// # Errors
     /// When it cannot be ordered or looked at.
-    fn order(&self, table: &ExportTable) -> Result<ExportTable, HostError>;
+    fn order(&self, table: &ExportTable) -> Result<Exported, HostError>;
 
-    /// What is really exported of these now; it changes nothing.
+    /// What is really exported now; it changes nothing.
     ///
     /// # Errors
     /// When it cannot be looked at.
-    fn look(&self, table: &ExportTable) -> Result<ExportTable, HostError>;
+    fn look(&self, table: &ExportTable) -> Result<Exported, HostError>;
 
     /// Ends what the hosts at these addresses have open and locked, so that a change is felt by
     /// hosts that do not ask anew. They recover what they may still have. Returns how many
@@ -146,19 +157,26 @@ impl Exports for KernelExports {
         }
     }
 
-    fn order(&self, table: &ExportTable) -> Result<ExportTable, HostError> {
+    fn order(&self, table: &ExportTable) -> Result<Exported, HostError> {
         self.write(table).map_err(refused(&format!("write {}", self.file.display())))?;
-        // It fails where one line of anybody is bad, ours are in effect all the same: so what
-        // counts is what is found afterwards.
+        self.server().map_err(HostError::NotSeen)?;
+        let start = Instant::now();
         let ran = EXPORTFS.run("export volumes", &["-r"], EXPORTFS_LIMIT);
         let found = self.look(table)?;
         match ran {
-            Err(error) if found != *table => Err(error),
-            Ok(_) | Err(_) => Ok(found),
+            // It flushes what the kernel knows last of all.
+            Err(error) if start.elapsed() >= EXPORTFS_LIMIT => Err(error),
+            // It fails where one line of anybody is bad, and ours are in effect all the same: what
+            // counts for each volume is what was found.
+            Err(error) => {
+                tracing::warn!(%error, "exportfs complains");
+                Ok(found)
+            }
+            Ok(_) => Ok(found),
         }
     }
 
-    fn look(&self, table: &ExportTable) -> Result<ExportTable, HostError> {
+    fn look(&self, table: &ExportTable) -> Result<Exported, HostError> {
         let etab = match std::fs::read_to_string(TABLE) {
             Ok(etab) => etab,
             // Before the server's first start.

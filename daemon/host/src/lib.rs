@@ -28,7 +28,7 @@ pub use error::HostError;
 pub use etcd_child::{EtcdChild, EtcdOptions};
 #[cfg(feature = "contract")]
 pub use exports::FakeExports;
-pub use exports::{Export, ExportTable, Exports, KernelExports, NfsServer, fsid};
+pub use exports::{Export, ExportTable, Exported, Exports, KernelExports, NfsServer, fsid};
 #[cfg(feature = "contract")]
 pub use fake::{FakePool, Fault};
 pub use loop_pool::LoopPool;

@@ -100,6 +100,8 @@ impl Agent {
         };
         let (made, hindrance) = self.exported(made, subvolume).await;
         if let Some(why) = hindrance {
+            // The same trouble goes on.
+            let made = Volume { trouble: stored.value.trouble.clone(), ..made };
             let changed = Stored { value: Arc::new(made), revision: stored.revision };
             return self.troubled(&changed, &why).await;
         }

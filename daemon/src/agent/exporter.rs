@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cobalt_core::{Admits, Consumer, SubvolumeUuid, VolumeId};
-use cobalt_host::{Export, ExportTable, Exports};
+use cobalt_host::{Export, ExportTable, Exported, Exports};
 use cobalt_store::{Follower, View};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -32,8 +32,15 @@ const EXPIRE_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub(super) struct Exporter {
     orders: mpsc::Sender<Order>,
-    /// What was ordered last.
-    ordered: Arc<Mutex<ExportTable>>,
+    ordered: Arc<Mutex<Ordered>>,
+}
+
+/// What was ordered last.
+#[derive(Debug, Default)]
+struct Ordered {
+    table: ExportTable,
+    /// Volumes whose export was ended and not yet seen to be gone.
+    leaving: BTreeSet<VolumeId>,
 }
 
 #[derive(Debug)]
@@ -48,9 +55,9 @@ struct Order {
 struct Work {
     exports: Arc<dyn Exports>,
     follower: Follower,
-    ordered: Arc<Mutex<ExportTable>>,
+    ordered: Arc<Mutex<Ordered>>,
     /// What was found exported afterwards; `None` when that did not succeed.
-    seen: Option<ExportTable>,
+    seen: Option<Exported>,
     /// Hosts that lost their right, and until when their plugins may comply; `None` where none of
     /// them used the volume.
     barred: BTreeMap<(VolumeId, IpAddr), Option<Instant>>,
@@ -63,7 +70,9 @@ impl Exporter {
             tracing::warn!(error = chain(&error), "what was exported before cannot be read");
             ExportTable::new()
         });
-        let ordered = Arc::new(Mutex::new(before));
+        // What a process that was killed had begun to end.
+        let leaving = exports.look(&before).map(|seen| seen.stray).unwrap_or_default();
+        let ordered = Arc::new(Mutex::new(Ordered { table: before, leaving }));
         let (orders, taken) = mpsc::channel(TOGETHER);
         let barred = BTreeMap::new();
         let work = Work { exports, follower, ordered: ordered.clone(), seen: None, barred };
@@ -100,7 +109,7 @@ impl Exporter {
 
     /// Whether a volume's export was ordered to let in exactly these.
     pub(super) fn lets_in_exactly(&self, volume: VolumeId, wanted: &Admits) -> bool {
-        match lock(&self.ordered).get(&volume) {
+        match lock(&self.ordered).table.get(&volume) {
             Some(export) => export.admits == *wanted,
             None => wanted.is_empty(),
         }
@@ -108,11 +117,13 @@ impl Exporter {
 
     /// The volumes that have an export.
     pub(super) fn volumes(&self) -> Vec<VolumeId> {
-        lock(&self.ordered).keys().copied().collect()
+        let ordered = lock(&self.ordered);
+        ordered.table.keys().chain(&ordered.leaving).copied().collect()
     }
 
     fn knows(&self, volume: VolumeId) -> bool {
-        lock(&self.ordered).contains_key(&volume)
+        let ordered = lock(&self.ordered);
+        ordered.table.contains_key(&volume) || ordered.leaving.contains(&volume)
     }
 
     async fn order(&self, volume: VolumeId, export: Option<Export>) -> Result<Admits, String> {
@@ -141,26 +152,44 @@ impl Work {
     }
 
     async fn carry_out(&mut self, batch: Vec<Order>) {
-        let before = lock(&self.ordered).clone();
+        let before = lock(&self.ordered).table.clone();
         let mut wanted = before.clone();
         let mut replies = Vec::with_capacity(batch.len());
         for Order { volume, export, reply } in batch {
             match export {
                 Some(export) => drop(wanted.insert(volume, export)),
-                None => drop(wanted.remove(&volume)),
+                None => {
+                    wanted.remove(&volume);
+                    lock(&self.ordered).leaving.insert(volume);
+                }
             }
             replies.push((volume, reply));
         }
         self.note_barred(&before, &wanted);
-        let holds = self.seen.as_ref() == Some(&wanted);
+        let holds = self.seen.as_ref().is_some_and(|seen| seen.table == wanted)
+            && lock(&self.ordered).leaving.is_empty();
         let outcome = if holds { Ok(()) } else { self.order(wanted).await };
-        // Once it is answered it has to be felt.
-        self.expire().await;
+        if outcome.is_ok() {
+            // Once it is answered it has to be felt.
+            self.expire().await;
+        }
         for (volume, reply) in replies {
-            let seen = self.seen.as_ref().and_then(|seen| seen.get(&volume));
-            let admits = seen.map(|export| export.admits.clone()).unwrap_or_default();
             // Whoever asked may have gone; it is exported all the same.
-            let _ = reply.send(outcome.clone().map(|()| admits));
+            let _ = reply.send(outcome.clone().and_then(|()| self.outcome_of(volume)));
+        }
+    }
+
+    /// Whom a volume was seen to let in; an error when it is exported against its order.
+    fn outcome_of(&self, volume: VolumeId) -> Result<Admits, String> {
+        let Some(seen) = &self.seen else { return Err("nothing was seen of it".to_owned()) };
+        match seen.stray.contains(&volume) {
+            true => Err("somebody exports it besides: look into /etc/exports and \
+                         /etc/exports.d for its path"
+                .to_owned()),
+            false => {
+                let export = seen.table.get(&volume);
+                Ok(export.map(|export| export.admits.clone()).unwrap_or_default())
+            }
         }
     }
 
@@ -168,16 +197,16 @@ impl Work {
     async fn order(&mut self, wanted: ExportTable) -> Result<(), String> {
         let exports = self.exports.clone();
         let entries: usize = wanted.values().map(|export| export.admits.len()).sum();
-        lock(&self.ordered).clone_from(&wanted);
+        lock(&self.ordered).table.clone_from(&wanted);
         let carried_out = tokio::task::spawn_blocking(move || {
-            exports.server()?;
             exports.order(&wanted).map_err(|error| chain(&error))
         });
         let seen = carried_out.await.unwrap_or_else(|panic| Err(format!("a fault: {panic}")));
         self.seen = seen.as_ref().ok().cloned();
         match seen {
             Ok(seen) => {
-                tracing::info!(volumes = seen.len(), entries, "exported");
+                lock(&self.ordered).leaving.retain(|volume| seen.stray.contains(volume));
+                tracing::info!(volumes = seen.table.len(), entries, "exported");
                 Ok(())
             }
             Err(why) => {
@@ -203,16 +232,26 @@ impl Work {
 
     /// Puts right what somebody else changed, and ends what barred hosts still have open.
     async fn look(&mut self) {
-        self.expire().await;
-        let wanted = lock(&self.ordered).clone();
-        if wanted.is_empty() || !self.may_act() {
+        if self.seen.is_some() {
+            self.expire().await;
+        }
+        let (wanted, leaving) = {
+            let ordered = lock(&self.ordered);
+            (ordered.table.clone(), !ordered.leaving.is_empty())
+        };
+        if (wanted.is_empty() && !leaving) || !self.may_act() {
             return;
         }
         let exports = self.exports.clone();
         let table = wanted.clone();
         let found = tokio::task::spawn_blocking(move || exports.look(&table)).await;
         match found {
-            Ok(Ok(found)) if found == wanted => self.seen = Some(found),
+            Ok(Ok(found)) if found.table == wanted && found.stray.is_empty() => {
+                lock(&self.ordered).leaving.clear();
+                self.seen = Some(found);
+            }
+            // What the last order could not change, another one does not either.
+            Ok(Ok(found)) if self.seen.as_ref() == Some(&found) => (),
             Ok(Ok(_)) => {
                 tracing::warn!("exports are not as they were ordered; they are ordered again");
                 // What came of it is logged there.
@@ -252,12 +291,16 @@ impl Work {
         let now = Instant::now();
         let mut hosts = BTreeSet::new();
         let mut left = BTreeMap::new();
+        let mut tried = BTreeMap::new();
         for ((volume, host), patience) in std::mem::take(&mut self.barred) {
             if self.is_spared(volume, host, patience) {
                 continue;
             }
             match patience.is_none_or(|until| until <= now) {
-                true => drop(hosts.insert(host)),
+                true => {
+                    hosts.insert(host);
+                    tried.insert((volume, host), patience);
+                }
                 false => drop(left.insert((volume, host), patience)),
             }
         }
@@ -277,7 +320,10 @@ impl Work {
             Ok(Ok(clients)) => {
                 tracing::warn!(?named, clients, "hosts that lost a right had their state ended");
             }
-            Ok(Err(error)) => tracing::error!(error = chain(&error), "state cannot be ended"),
+            Ok(Err(error)) => {
+                tracing::error!(error = chain(&error), "state cannot be ended yet");
+                self.barred.extend(tried);
+            }
             Err(error) => tracing::error!(%error, "ending state ended badly"),
         }
     }

@@ -44,7 +44,7 @@ impl Caller {
             Caller::Local(_) | Caller::Holder(_, Role::Admin) => Ok(()),
             Caller::Holder(_, Role::Consumer | Role::Viewer) => Err(Failure::new(
                 Code::Forbidden,
-                "who may mount a volume is changed by a token of the role admin",
+                "who may mount a volume, and how, is changed by a token of the role admin",
             )),
         }
     }
@@ -103,6 +103,16 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 impl Api {
+    /// Whether who was let in once would be let in now.
+    pub(super) fn still_admits(&self, caller: Caller) -> bool {
+        match caller {
+            Caller::Local(_) => true,
+            Caller::Holder(id, role) => {
+                self.follower.read(|view| view.token(id).is_some_and(|token| token.role == role))
+            }
+        }
+    }
+
     fn holder(&self, headers: &HeaderMap) -> Result<Caller, Failure> {
         let refused = |said: &str| Failure::new(Code::Unauthenticated, said);
         let mut given = headers.get_all(header::AUTHORIZATION).iter();

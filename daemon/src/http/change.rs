@@ -62,7 +62,7 @@ pub(super) async fn change_volume(
     let limit = params.wait("ready")?;
     params.done()?;
     let changes = Changes::read(fields)?;
-    if changes.access.is_some() {
+    if changes.access.is_some() || changes.mount_options.is_some() {
         caller.may_change_access()?;
     }
     let mut patience = limit.map(|limit| api.patience(limit));

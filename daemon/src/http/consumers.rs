@@ -88,6 +88,10 @@ impl Said {
         if let Some(trouble) = has.as_ref().and_then(|has| has.trouble.as_ref()) {
             one_line("has", "what troubles a host", trouble)?;
         }
+        let fits = |number: u64| i64::try_from(number).is_ok();
+        if has.as_ref().is_some_and(|has| !fits(has.generation) || !fits(has.epoch)) {
+            return Err(Failure::field("has", "its numbers are those of a volume"));
+        }
         let bad = |text: &str| {
             let text: String = text.chars().take(45).filter(|c| !c.is_control()).collect();
             let said = format!("\"{text}\" is not the address of a host, such as 10.0.0.7");
@@ -202,10 +206,7 @@ impl Api {
             }
             let Stored { value, revision: read_at } = &stored;
             let shown = Stored { value: Arc::new(value.clone()), revision: *read_at };
-            if before.as_ref() == Some(&consumer) {
-                let revision = self.follower.read(cobalt_store::View::revision);
-                return Ok((shown, revision));
-            }
+            // Written also where the view shows it: the view may not show yet that it is gone.
             match self.tell(&act, self.store.register_consumer(&stored, &consumer)).await? {
                 Saved::Done(revision) => {
                     let Consumer { hostname, address, has, .. } = consumer;

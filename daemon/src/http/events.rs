@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -18,6 +19,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Api;
+use super::auth::Caller;
 use super::document::problems;
 use super::failure::Failure;
 use super::params::Params;
@@ -49,6 +51,7 @@ problems!(EventProblems: BadParameter);
 )]
 pub(super) async fn listen(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     LastEvent(last): LastEvent,
     mut params: Params,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {
@@ -60,19 +63,28 @@ pub(super) async fn listen(
     params.done()?;
     let since = last.or(since.transpose()?);
     let (send, events) = mpsc::channel(AHEAD);
-    tokio::spawn(tell(api, since, send));
+    tokio::spawn(tell(api, caller, since, send));
     let alive = KeepAlive::new().interval(ALIVE_EVERY).text("here");
     Ok(Sse::new(ReceiverStream::new(events)).keep_alive(alive))
 }
 
 /// Tells until nobody listens, or this daemon stops.
-async fn tell(api: Api, since: Option<i64>, listener: mpsc::Sender<Result<Event, Infallible>>) {
+async fn tell(
+    api: Api,
+    caller: Caller,
+    since: Option<i64>,
+    listener: mpsc::Sender<Result<Event, Infallible>>,
+) {
     let mut stopping = api.stopping.clone();
     let told = async {
         // Before that there is nothing to be up to date with.
         api.follower.in_touch().await;
         let mut at = since;
         loop {
+            // A token that was revoked meanwhile.
+            if !api.still_admits(caller) {
+                return;
+            }
             let (events, now) = news(&api, at);
             for event in events {
                 if listener.send(Ok(event)).await.is_err() {
@@ -82,6 +94,8 @@ async fn tell(api: Api, since: Option<i64>, listener: mpsc::Sender<Result<Event,
             at = Some(now);
             tokio::select! {
                 () = api.follower.reached(now + 1) => (),
+                // The revision may also have gone back, and the token away.
+                () = tokio::time::sleep(ALIVE_EVERY) => (),
                 () = listener.closed() => return,
             }
         }

@@ -93,7 +93,7 @@ pub(super) fn default_wish(size: Bytes) -> Wish {
 pub(super) struct Changes {
     pub(super) size: Option<Bytes>,
     pub(super) access: Option<Access>,
-    mount_options: Option<MountOptions>,
+    pub(super) mount_options: Option<MountOptions>,
 }
 
 impl Changes {

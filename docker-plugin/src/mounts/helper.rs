@@ -115,12 +115,19 @@ impl Helper {
 
     #[expect(clippy::disallowed_methods, reason = "the helper is this same program")]
     fn start(&self, request: &Request) -> io::Result<Child> {
+        // Before there is a process to be left behind.
+        let line = serde_json::to_string(request)? + "\n";
         let mut command = Command::new(&self.program);
         command.arg(COMMAND).env_clear().current_dir("/");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let line = serde_json::to_string(request)? + "\n";
-        if let Some(input) = &mut child.stdin {
-            input.write_all(line.as_bytes())?;
+        let told = match &mut child.stdin {
+            Some(input) => input.write_all(line.as_bytes()),
+            None => Err(io::Error::other("no input")),
+        };
+        if let Err(error) = told {
+            let _ = child.kill();
+            std::thread::spawn(move || child.wait());
+            return Err(error);
         }
         Ok(child)
     }

@@ -82,6 +82,7 @@ pub struct CallbackRequest {
     #[schema(value_type = shapes::CallbackUrl)]
     pub url: String,
     /// Of what it wants to be told. Default: everything.
+    #[schema(value_type = Option<CallbackFilter>)]
     #[serde(default)]
     pub filter: CallbackFilter,
     /// Signs what is sent; 16 to 256 characters. One is made when it is left out.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{ExportTable, Exports, NfsServer};
+use super::{ExportTable, Exported, Exports, NfsServer};
 use crate::error::HostError;
 
 /// A machine whose NFS server does what it is told.
@@ -65,19 +65,25 @@ impl Exports for FakeExports {
         Ok(self.lock().ordered.clone())
     }
 
-    fn order(&self, table: &ExportTable) -> Result<ExportTable, HostError> {
+    fn order(&self, table: &ExportTable) -> Result<Exported, HostError> {
+        self.lock().ordered.clone_from(table);
+        self.server().map_err(HostError::NotSeen)?;
         let mut inner = self.lock();
         inner.runs += 1;
-        inner.ordered.clone_from(table);
         inner.found.clone_from(table);
-        Ok(table.clone())
+        Ok(Exported { table: table.clone(), stray: BTreeSet::new() })
     }
 
-    fn look(&self, table: &ExportTable) -> Result<ExportTable, HostError> {
+    fn look(&self, table: &ExportTable) -> Result<Exported, HostError> {
         let inner = self.lock();
-        let wanted = |id: &_| table.contains_key(id);
-        let found = inner.found.iter().filter(|(id, _)| wanted(id));
-        Ok(found.map(|(id, export)| (*id, export.clone())).collect())
+        let mut seen = Exported::default();
+        for (id, export) in &inner.found {
+            match table.get(id).is_some_and(|wanted| wanted.subvolume == export.subvolume) {
+                true => drop(seen.table.insert(*id, export.clone())),
+                false => drop(seen.stray.insert(*id)),
+            }
+        }
+        Ok(seen)
     }
 
     fn expire(&self, hosts: &BTreeSet<IpAddr>) -> Result<u64, HostError> {

@@ -38,6 +38,7 @@ pub(super) fn server() -> Result<NfsServer, String> {
 /// Expires the clients at these addresses, and says how many there were.
 pub(super) fn expire(hosts: &BTreeSet<IpAddr>) -> io::Result<u64> {
     let mut expired = 0;
+    let mut outcome = Ok(());
     for client in clients()? {
         // It may go while we look at it.
         let Ok(info) = fs::read_to_string(client.join("info")) else { continue };
@@ -45,11 +46,12 @@ pub(super) fn expire(hosts: &BTreeSet<IpAddr>) -> io::Result<u64> {
             match fs::write(client.join("ctl"), "expire\n") {
                 Ok(()) => expired += 1,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => (),
-                Err(error) => return Err(error),
+                // One client's error keeps nobody else's state.
+                Err(error) => outcome = Err(error),
             }
         }
     }
-    Ok(expired)
+    outcome.map(|()| expired)
 }
 
 fn clients() -> io::Result<Vec<PathBuf>> {

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use cobalt_core::{Admits, Grant, Squash, SubvolumeUuid, VolumeId};
 
-use super::{Export, ExportTable, fsid};
+use super::{Export, ExportTable, Exported, fsid};
 use crate::layout::VOLUMES;
 
 /// What all our exports have in common. `subtree_check` is what keeps a forged file handle from
@@ -96,32 +96,36 @@ fn parse_client(word: &str) -> Option<(IpAddr, Grant)> {
 }
 
 /// What of the volumes under `pool` the table of exportfs has. One that is exported under another
-/// file system id than `wanted` is not the export that was asked for, and is left out.
-pub(super) fn parse_etab(etab: &str, pool: &Path, wanted: &ExportTable) -> ExportTable {
+/// file system id than `wanted` is not the export that was asked for.
+pub(super) fn parse_etab(etab: &str, pool: &Path, wanted: &ExportTable) -> Exported {
     let folder = format!("{}/", pool.join(VOLUMES).display());
-    let mut found = ExportTable::new();
+    let mut found = Exported::default();
     for line in etab.lines() {
         let Some((path, client)) = line.split_once('\t') else { continue };
-        let volume = path.strip_prefix(&folder).and_then(|id| id.parse::<VolumeId>().ok());
-        let Some((volume, (host, grant))) = volume.zip(parse_client(client.trim_end())) else {
-            continue;
-        };
-        let Some(export) = wanted.get(&volume) else { continue };
-        let is_it = client.contains(&format!("fsid={}", fsid(volume, export.subvolume)));
-        if is_it {
-            let empty = || Export { subvolume: export.subvolume, admits: Admits::new() };
-            found.entry(volume).or_insert_with(empty).admits.insert(host, grant);
+        let id = path.strip_prefix(&folder).and_then(|id| id.parse::<VolumeId>().ok());
+        let Some(volume) = id else { continue };
+        let ours = wanted
+            .get(&volume)
+            .filter(|export| client.contains(&format!("fsid={}", fsid(volume, export.subvolume))));
+        match ours.zip(parse_client(client.trim_end())) {
+            Some((export, (host, grant))) => {
+                let empty = || Export { subvolume: export.subvolume, admits: Admits::new() };
+                found.table.entry(volume).or_insert_with(empty).admits.insert(host, grant);
+            }
+            None => drop(found.stray.insert(volume)),
         }
     }
     // Nobody was to be let in, and nobody is.
     for (volume, export) in wanted.iter().filter(|(_, export)| export.admits.is_empty()) {
-        found.entry(*volume).or_insert_with(|| export.clone());
+        found.table.entry(*volume).or_insert_with(|| export.clone());
     }
     found
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     const VOLUME: VolumeId = VolumeId([7; 16]);
@@ -184,10 +188,13 @@ mod tests {
         let ours = line(&format!("/srv/pool/volumes/{VOLUME}"), "10.0.0.7", &id.to_string());
         let others = line("/home", "*", "0") + &line("/srv/pool/volumes/x", "10.0.0.9", "1");
         let pool = Path::new("/srv/pool");
-        assert_eq!(parse_etab(&(others.clone() + &ours), pool, &wanted), wanted);
-        assert_eq!(parse_etab(&others, pool, &wanted), ExportTable::new());
+        let all = Exported { table: wanted.clone(), stray: BTreeSet::new() };
+        assert_eq!(parse_etab(&(others.clone() + &ours), pool, &wanted), all);
+        assert_eq!(parse_etab(&others, pool, &wanted), Exported::default());
+        let stray = Exported { table: ExportTable::new(), stray: BTreeSet::from([VOLUME]) };
         let stale = line(&format!("/srv/pool/volumes/{VOLUME}"), "10.0.0.7", "0");
-        assert_eq!(parse_etab(&stale, pool, &wanted), ExportTable::new());
+        assert_eq!(parse_etab(&stale, pool, &wanted), stray);
+        assert_eq!(parse_etab(&ours, pool, &ExportTable::new()), stray, "not ordered any more");
     }
 
     #[test]
