@@ -17,6 +17,7 @@ use cobalt_api::wire::{ConsumerRequest, ConsumerState, Phase, Volume};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
+use crate::address;
 use crate::known::Place;
 use crate::mounts::Mounts;
 use crate::place::{self, NoWay, Way};
@@ -103,6 +104,11 @@ impl Consumers {
         let (run_dir, place, address) = (self.run_dir.clone(), place.clone(), self.address);
         let found = tokio::task::spawn_blocking(move || place::find(&run_dir, &place, address));
         found.await.unwrap_or_else(|error| Err(NoWay::Local(io::Error::other(error))))
+    }
+
+    /// This host's address as a node at `node` sees it; `None` when there is no way there.
+    pub fn own_address_towards(&self, node: IpAddr) -> Option<IpAddr> {
+        self.address.or_else(|| address::towards(node).ok())
     }
 
     /// Waits for the turn of a volume: between noting and mounting nobody may take the note back.

@@ -47,6 +47,10 @@ pub struct Known {
     pub consumers: Vec<Consumer>,
     /// When the API said this, in seconds since 1970.
     pub seen_secs: u64,
+    /// It was said since this program was started, by an API in touch with etcd: what runs is
+    /// changed by nothing else.
+    #[serde(skip)]
+    pub fresh: bool,
 }
 
 /// A host that has a volume mounted.
@@ -120,6 +124,7 @@ impl Known {
             mount_options: volume.mount_options.into_iter().map(Into::into).collect(),
             consumers: volume.consumers.into_iter().map(consumer).collect(),
             seen_secs: clock::now_secs().saturating_sub(age_secs),
+            fresh: age_secs == 0,
         };
         (volume.name.into(), known)
     }

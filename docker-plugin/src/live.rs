@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use cobalt_api::VolumeId;
 use cobalt_api::client::Wait;
 use cobalt_api::wire::{AccessMode, ConsumerState, Phase};
 
+use crate::address::NFS_PORT;
 use crate::consumers::{Consumers, Turn, is_away};
 use crate::known::{Consumer, Known};
 use crate::mounts::{Mounts, Origin, Source, State};
@@ -28,6 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 const TELL_LIMIT: Duration = Duration::from_secs(2);
 /// How long it may take to have a volume exported to another address of ours.
 const ADMIT_LIMIT: Duration = Duration::from_secs(30);
+/// How long a node may take to answer at an address.
+const KNOCK_LIMIT: Duration = Duration::from_secs(1);
 /// The longest trouble that is told, in characters.
 const MAX_TROUBLE: usize = 190;
 
@@ -92,7 +95,7 @@ impl Live {
         let Some(place) = &known.place else { return };
         let Ok(id) = known.id.parse::<VolumeId>() else { return };
         let way = match self.consumers.way(place).await {
-            Ok(way) => way,
+            Ok(way) => self.as_mounted(way, id).await,
             Err(error) => {
                 return self.tell(name, &known, &us, id, Some(said::line(&error)), &turn).await;
             }
@@ -109,7 +112,7 @@ impl Live {
         }
         // The same node elsewhere: what waits for its old address must be told as well. A volume
         // that another node has by now is another matter.
-        let same_node = us.has.as_ref().is_none_or(|has| has.epoch == known.epoch);
+        let same_node = us.has.as_ref().is_some_and(|has| has.epoch == known.epoch);
         let mounts = Arc::clone(&self.mounts);
         let acted = tokio::task::spawn_blocking(move || match source {
             Some(source) => {
@@ -128,9 +131,26 @@ impl Live {
         self.tell(name, &known, &us, id, trouble, &turn).await;
     }
 
+    /// A host with several addresses stays registered with the one from which it reaches what is
+    /// mounted, as long as the node has that address.
+    async fn as_mounted(&self, way: Way, id: VolumeId) -> Way {
+        let Way::There { own, node } = way else { return way };
+        let mounts = Arc::clone(&self.mounts);
+        let origin = tokio::task::spawn_blocking(move || mounts.state(&id)).await;
+        let own = match origin {
+            Ok(Ok(Some(State::Mounted { origin: Origin::Nfs { address: at, .. }, .. }))) => {
+                let at = at.parse().ok().filter(|at| node.contains(at));
+                at.and_then(|at| self.consumers.own_address_towards(at)).unwrap_or(own)
+            }
+            Ok(Ok(Some(State::Mounted { .. } | State::Away) | None) | Err(_)) | Err(_) => own,
+        };
+        Way::There { own, node }
+    }
+
     /// A volume that is mounted here and ready, with what the API knows of our use of it.
     fn ours(&self, name: &str) -> Option<(Arc<Known>, Consumer)> {
-        let known = self.view.get(name).filter(|known| known.phase == Phase::Ready)?;
+        let is_sure = |known: &Arc<Known>| known.phase == Phase::Ready && known.fresh;
+        let known = self.view.get(name).filter(is_sure)?;
         let here = self.mounts.named(name).filter(|here| here.path.is_some())?;
         let us = known.consumer(self.consumers.host_id()).filter(|_| here.id == *known.id)?.clone();
         Some((known, us))
@@ -225,12 +245,20 @@ fn redirect(mounts: &Mounts, id: &VolumeId, source: &Source) {
         return;
     };
     let Ok(before) = address.parse::<IpAddr>() else { return };
-    let Some(now) = addresses.first().filter(|_| !addresses.contains(&before)) else { return };
+    if addresses.contains(&before) || answers(before) {
+        return;
+    }
+    // Only where somebody is: what was sent elsewhere does not come back by itself.
+    let Some(now) = addresses.iter().find(|now| answers(**now)) else { return };
     match mounts.redirect(before, *now) {
         Ok(()) => tracing::info!(%id, %before, %now, "its node is at another address"),
         // The new mount is made all the same; only who waits already goes on waiting.
         Err(error) => tracing::warn!(%id, %before, %now, "not redirected: {error}"),
     }
+}
+
+fn answers(node: IpAddr) -> bool {
+    TcpStream::connect_timeout(&SocketAddr::new(node, NFS_PORT), KNOCK_LIMIT).is_ok()
 }
 
 /// The work on one volume.

@@ -244,8 +244,12 @@ impl View {
         let mut replaced = Vec::with_capacity(volumes.len());
         let mut inner = self.write();
         for (name, known) in volumes {
-            let newer =
-                |entry: &Entry| entry.known.revision > known.revision && entry.known.id == known.id;
+            // Also what an API out of touch says of hosts and addresses is older than what one in
+            // touch said.
+            let newer = |entry: &Entry| {
+                entry.known.revision > known.revision && entry.known.id == known.id
+                    || entry.known.fresh && !known.fresh
+            };
             if inner.gone.contains_key(&name) || inner.volumes.get(&name).is_some_and(newer) {
                 // It counts as seen: it is on the list, whatever became of it since.
                 let began = pass.began;

@@ -36,7 +36,24 @@ fn a_saved_view_is_there_after_a_restart() {
     let known = view.put(volume("web", "1", 1));
     view.save().expect("saved");
     let again = View::load(folder.path().join("view.json"));
-    assert_eq!(again.get("web"), Some(known));
+    let kept = Known { fresh: false, ..Known::clone(&known) };
+    assert_eq!(again.get("web").as_deref(), Some(&kept), "and it was not said in this run");
+}
+
+#[test]
+fn what_an_api_out_of_touch_says_replaces_nothing_that_one_in_touch_said() {
+    let (_folder, view) = view();
+    view.put(volume("web", "1", 7));
+    let mut old = volume("web", "1", 7);
+    old.used_bytes = Some(99);
+    let mut pass = view.begin_pass();
+    view.take_page(&mut pass, page(&[old.clone(), volume("new", "2", 3)], 600));
+    view.end_pass(pass);
+    assert_eq!(view.get("web").map(|known| known.used_bytes), Some(Some(5)));
+    assert!(view.get("new").is_some_and(|known| !known.fresh));
+    let mut pass = view.begin_pass();
+    view.take_page(&mut pass, page(&[old], 0));
+    assert_eq!(view.get("web").map(|known| known.used_bytes), Some(Some(99)));
 }
 
 #[test]

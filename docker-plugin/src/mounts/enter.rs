@@ -79,7 +79,8 @@ pub(super) fn exchange(wanted: &Exchange) -> Result<(), Failure> {
     let Some(tree) = tree else {
         return kernel::set_apart(&old).map_err(failed("set it apart in the container"));
     };
-    let detach = || kernel::detach(&wanted.point);
+    // By its descriptor: the container may have put a link into the way to its place by now.
+    let detach = || kernel::detach_found(&proc, &old);
     match kernel::move_beneath(&tree, &old) {
         Ok(()) => detach().map_err(failed("take the old one away in the container")),
         // Before Linux 6.5.

@@ -199,6 +199,19 @@ pub(super) fn detach(target: &Path) -> io::Result<()> {
     around(Effect::VolumeUnmount, || Ok(umount2(target, flags)?))
 }
 
+/// Takes away the mount whose root `found` is, whatever path leads to it by now. `proc` is our own
+/// folder in a /proc that is to be trusted; it becomes the working directory.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(super) fn detach_found(proc: &OwnedFd, found: &OwnedFd) -> io::Result<()> {
+    nix::unistd::fchdir(proc)?;
+    let link = format!("fd/{}", found.as_raw_fd());
+    // The link itself must be followed. Nothing is asked of a server on this way (umount(2) looks
+    // up its path with LOOKUP_MOUNTPOINT).
+    around(Effect::VolumeUnmount, || Ok(umount2(Path::new(&link), MntFlags::MNT_DETACH)?))
+}
+
 /// For one who unmounts in another way.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 //! It looks only at /proc and never at a mount itself, so a dead filesystem cannot hang it. A
 //! look that failed is an error or marked as incomplete, never an empty answer.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -163,7 +163,7 @@ pub(super) fn each_namespace(
     threads_of: &BTreeSet<i32>,
     see: &mut dyn FnMut(&Path, Vec<Mount>),
 ) -> io::Result<bool> {
-    let mut walk = Walk { done: HashSet::new(), complete: true, see };
+    let mut walk = Walk { done: HashSet::new(), narrow: HashMap::new(), complete: true, see };
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?;
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
@@ -176,6 +176,7 @@ pub(super) fn each_namespace(
             tasks.flatten().for_each(|task| walk.look(&task.path()));
         }
     }
+    walk.finish();
     Ok(walk.complete)
 }
 
@@ -201,6 +202,8 @@ fn shown_by(root: &Path) -> Option<(String, PathBuf)> {
 
 struct Walk<'a> {
     done: HashSet<OsString>,
+    /// Namespaces of which tasks were seen that have changed their root, and one of those.
+    narrow: HashMap<OsString, PathBuf>,
     complete: bool,
     see: &'a mut dyn FnMut(&Path, Vec<Mount>),
 }
@@ -216,6 +219,29 @@ impl Walk<'_> {
         if namespace.as_ref().is_some_and(|namespace| self.done.contains(namespace)) {
             return;
         }
+        // The table of one that has changed its root shows only what is below that: another one
+        // of its namespace is better.
+        match (std::fs::read_link(process.join("root")), &namespace) {
+            (Ok(root), Some(namespace)) if root != Path::new("/") => {
+                self.narrow.insert(namespace.clone(), process.to_owned());
+                return;
+            }
+            (Ok(_) | Err(_), _) => (),
+        }
+        self.take(process, namespace);
+    }
+
+    /// Namespaces of which all tasks have changed their root: what one of them shows is all that
+    /// can be had.
+    fn finish(&mut self) {
+        for (namespace, process) in std::mem::take(&mut self.narrow) {
+            if !self.done.contains(&namespace) {
+                self.take(&process, Some(namespace));
+            }
+        }
+    }
+
+    fn take(&mut self, process: &Path, namespace: Option<OsString>) {
         match std::fs::read(process.join("mountinfo")) {
             Ok(text) => {
                 if self.done.insert(namespace.unwrap_or_else(|| first_mount(&text))) {
