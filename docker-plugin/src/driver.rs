@@ -254,7 +254,9 @@ impl Driver {
         caller: Caller,
         turn: &Turn,
     ) -> Result<String, Refusal> {
+        still_wanted(name, &caller)?;
         let (known, way, mode) = self.current(name, turn).await?;
+        still_wanted(name, &caller)?;
         let (id, place) = mountable(name, &known)?;
         let source = way.source(&known, &place.path, mode).ok_or_else(|| barred(name))?;
         let holder = Holder::new(holder, caller.process);
@@ -338,6 +340,14 @@ impl Driver {
         // The next pass says it again.
         drop(self.consumers.release_if_gone(&request.name, &turn).await);
         Ok(Reply::Done)
+    }
+}
+
+/// Others wait behind a call that nobody waits for any more.
+fn still_wanted(name: &VolumeName, caller: &Caller) -> Result<(), Refusal> {
+    match caller.gone.load(Ordering::SeqCst) {
+        true => Err(refuse(&format!("who asked for volume \"{name}\" went away meanwhile"))),
+        false => Ok(()),
     }
 }
 
