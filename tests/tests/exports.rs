@@ -267,3 +267,29 @@ async fn data_whose_export_cannot_be_ended_is_not_touched_until_it_can() {
     assert_eq!(scene.exports.exported().len(), 0);
     scene.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn trouble_with_an_export_that_nobody_wants_any_more_is_over() {
+    let cluster = Cluster::new().await;
+    let pool = cluster.node("n1", &[]).await;
+    let exports = Arc::<FakeExports>::default();
+    exports.stop(true);
+    let running = vec![cluster.engine("e1"), cluster.agent_exporting(&pool, &exports)];
+    let wish = Wish { access: access(AccessPolicy::Listed, &["10.0.0.1"]), ..gib(1) };
+    let volume = cluster.wish("web", wish).await;
+    cluster.ready(volume).await;
+    let scene = Scene { cluster, pool, exports, volume, running };
+    scene.change(AccessPolicy::Auto, &[]).await;
+    let over = timeout(SOON, async {
+        let troubled = || {
+            let trouble =
+                |view: &cobalt_store::View| view.volume(volume).unwrap().value.trouble.is_some();
+            scene.cluster.follower.read(trouble)
+        };
+        while troubled() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    });
+    over.await.expect("no server is needed for nobody");
+    scene.end().await;
+}

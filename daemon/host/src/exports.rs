@@ -159,7 +159,12 @@ impl Exports for KernelExports {
 
     fn order(&self, table: &ExportTable) -> Result<Exported, HostError> {
         self.write(table).map_err(refused(&format!("write {}", self.file.display())))?;
-        self.server().map_err(HostError::NotSeen)?;
+        if let Err(why) = self.server() {
+            let found = self.look(table)?;
+            // Where nobody is to be let in, no server is needed.
+            let holds = found.table == *table && found.stray.is_empty();
+            return if holds { Ok(found) } else { Err(HostError::NotSeen(why)) };
+        }
         let start = Instant::now();
         let ran = EXPORTFS.run("export volumes", &["-r"], EXPORTFS_LIMIT);
         let found = self.look(table)?;

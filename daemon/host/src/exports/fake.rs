@@ -67,7 +67,14 @@ impl Exports for FakeExports {
 
     fn order(&self, table: &ExportTable) -> Result<Exported, HostError> {
         self.lock().ordered.clone_from(table);
-        self.server().map_err(HostError::NotSeen)?;
+        if let Err(why) = self.server() {
+            let mut found = self.look(table)?;
+            for (id, export) in table.iter().filter(|(_, export)| export.admits.is_empty()) {
+                found.table.entry(*id).or_insert_with(|| export.clone());
+            }
+            let holds = found.table == *table && found.stray.is_empty();
+            return if holds { Ok(found) } else { Err(HostError::NotSeen(why)) };
+        }
         let mut inner = self.lock();
         inner.runs += 1;
         inner.found.clone_from(table);
