@@ -173,7 +173,7 @@ pub struct CommonArguments {
     #[arg(long, env = "COBALT_TRASH_HOLD", value_name = "TIME", default_value = "24h",
           value_parser = humantime::parse_duration)]
     pub trash_hold: Duration,
-    /// How often the agent looks at the whole pool, such as 10s.
+    /// How often the agent looks at what volumes hold, such as 10s; each sixth time at everything.
     #[arg(long, env = "COBALT_SURVEY_EVERY", value_name = "TIME", default_value = "10s",
           value_parser = humantime::parse_duration)]
     pub survey_every: Duration,

@@ -190,13 +190,13 @@ fn a_machine_that_is_gone_hangs_nothing() {
     let start = Instant::now();
     actor.must("away");
     println!("taken away from a dead machine after {:?}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < SOON);
     slave.expect_away("slave");
     apart.expect_away("apart");
     let start = Instant::now();
     let said = actor.ask(&format!("renew {volume} {}", storage.address()), "").unwrap();
     println!("{said} after {:?}", start.elapsed());
-    assert!(said.contains("cannot be reached") && start.elapsed() < Duration::from_secs(5));
+    assert!(said.contains("cannot be reached") && start.elapsed() < SOON);
     storage.reconnect();
     actor.must(&format!("give {volume} {}", storage.address()));
     slave.expect_writing("slave");
@@ -207,7 +207,7 @@ fn a_machine_that_is_gone_hangs_nothing() {
     let start = Instant::now();
     unmount(&mut actor);
     println!("unmounted from a dead machine after {:?}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(start.elapsed() < SOON);
     assert!(!consumer.world().mount_table().contains(ID));
     storage.reconnect();
 }

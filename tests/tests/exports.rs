@@ -23,14 +23,32 @@ struct Scene {
 
 impl Scene {
     async fn new(policy: AccessPolicy, rules: &[&str]) -> Scene {
+        Scene::on(Arc::default(), policy, rules).await
+    }
+
+    /// The same on a machine whose NFS server is stopped, for one listed host.
+    async fn without_server() -> Scene {
+        let exports = Arc::<FakeExports>::default();
+        exports.stop(true);
+        Scene::on(exports, AccessPolicy::Listed, &["10.0.0.1"]).await
+    }
+
+    async fn on(exports: Arc<FakeExports>, policy: AccessPolicy, rules: &[&str]) -> Scene {
         let cluster = Cluster::new().await;
         let pool = cluster.node("n1", &[]).await;
-        let exports = Arc::<FakeExports>::default();
         let running = vec![cluster.engine("e1"), cluster.agent_exporting(&pool, &exports)];
         let wish = Wish { access: access(policy, rules), ..gib(1) };
         let volume = cluster.wish("web", wish).await;
         cluster.ready(volume).await;
         Scene { cluster, pool, exports, volume, running }
+    }
+
+    /// What the volume's record says is wrong; nothing when nothing is.
+    fn trouble(&self) -> String {
+        self.cluster.follower.read(|view| {
+            let trouble = view.volume(self.volume).unwrap().value.trouble.clone();
+            trouble.map(|trouble| trouble.message).unwrap_or_default()
+        })
     }
 
     async fn register(&self, host: u8, address: &str, has: Option<Has>) {
@@ -211,23 +229,9 @@ async fn a_volume_is_not_exported_any_more_when_its_data_goes() {
 
 #[tokio::test(start_paused = true)]
 async fn without_an_nfs_server_the_volume_says_so_and_is_exported_once_there_is_one() {
-    let cluster = Cluster::new().await;
-    let pool = cluster.node("n1", &[]).await;
-    let exports = Arc::<FakeExports>::default();
-    exports.stop(true);
-    let running = vec![cluster.engine("e1"), cluster.agent_exporting(&pool, &exports)];
-    let wish = Wish { access: access(AccessPolicy::Listed, &["10.0.0.1"]), ..gib(1) };
-    let volume = cluster.wish("web", wish).await;
-    cluster.ready(volume).await;
-    let trouble = || {
-        cluster.follower.read(|view| {
-            let trouble = view.volume(volume).unwrap().value.trouble.clone();
-            trouble.map(|trouble| trouble.message).unwrap_or_default()
-        })
-    };
-    assert!(trouble().contains("start nfs-server.service"), "{}", trouble());
-    exports.stop(false);
-    let scene = Scene { cluster, pool, exports, volume, running };
+    let scene = Scene::without_server().await;
+    assert!(scene.trouble().contains("start nfs-server.service"), "{}", scene.trouble());
+    scene.exports.stop(false);
     scene.lets_in(&["10.0.0.1=rw"]).await;
     scene.end().await;
 }
@@ -270,23 +274,11 @@ async fn data_whose_export_cannot_be_ended_is_not_touched_until_it_can() {
 
 #[tokio::test(start_paused = true)]
 async fn trouble_with_an_export_that_nobody_wants_any_more_is_over() {
-    let cluster = Cluster::new().await;
-    let pool = cluster.node("n1", &[]).await;
-    let exports = Arc::<FakeExports>::default();
-    exports.stop(true);
-    let running = vec![cluster.engine("e1"), cluster.agent_exporting(&pool, &exports)];
-    let wish = Wish { access: access(AccessPolicy::Listed, &["10.0.0.1"]), ..gib(1) };
-    let volume = cluster.wish("web", wish).await;
-    cluster.ready(volume).await;
-    let scene = Scene { cluster, pool, exports, volume, running };
+    let scene = Scene::without_server().await;
+    assert!(!scene.trouble().is_empty());
     scene.change(AccessPolicy::Auto, &[]).await;
     let over = timeout(SOON, async {
-        let troubled = || {
-            let trouble =
-                |view: &cobalt_store::View| view.volume(volume).unwrap().value.trouble.is_some();
-            scene.cluster.follower.read(trouble)
-        };
-        while troubled() {
+        while !scene.trouble().is_empty() {
             sleep(Duration::from_millis(100)).await;
         }
     });

@@ -14,7 +14,7 @@ use axum::http::request::Parts;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use cobalt_api::wire;
 use cobalt_store::{Happened, What};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -24,6 +24,7 @@ use super::document::problems;
 use super::failure::Failure;
 use super::params::Params;
 use super::present;
+use super::wait::stopped;
 
 /// How many events may wait for a slow listener; one that takes none is let go by the limit on
 /// stalled answers.
@@ -103,13 +104,6 @@ async fn tell(
     tokio::select! {
         () = told => (),
         () = stopped(&mut stopping) => (),
-    }
-}
-
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
-    if stopping.wait_for(|stopping| *stopping).await.is_err() {
-        // Whoever could have stopped us is gone, so nobody will.
-        std::future::pending().await
     }
 }
 

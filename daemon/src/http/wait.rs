@@ -180,7 +180,8 @@ impl Patience {
     }
 }
 
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
+/// Waits until this daemon was told to stop.
+pub(super) async fn stopped(stopping: &mut watch::Receiver<bool>) {
     if stopping.wait_for(|stopping| *stopping).await.is_err() {
         // Whoever could have stopped us is gone, so nobody will.
         std::future::pending().await
