@@ -285,3 +285,14 @@ async fn trouble_with_an_export_that_nobody_wants_any_more_is_over() {
     over.await.expect("no server is needed for nobody");
     scene.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_missing_is_no_order_to_end_an_export() {
+    let scene = Scene::new(AccessPolicy::Listed, &["10.0.0.1"]).await;
+    scene.lets_in(&["10.0.0.1=rw"]).await;
+    let stored = scene.cluster.volume("web").await.unwrap();
+    assert!(matches!(scene.cluster.store.forget_volume(&stored).await, Ok(Saved::Done(_))));
+    sleep(Duration::from_secs(120)).await;
+    assert_eq!(scene.exported(), ["10.0.0.1=rw"]);
+    scene.end().await;
+}

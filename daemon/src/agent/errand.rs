@@ -51,8 +51,9 @@ impl Agent {
         if self.follower.age().is_some() || !self.is_our_cluster() {
             return NOT_REPORTED;
         }
+        // A record goes only after the export has: one that is missing is no order to end it.
         let Some(stored) = self.follower.read(|view| view.volume(id).cloned()) else {
-            return self.withdrawn(id).await;
+            return Outcome::Done;
         };
         let stored = Stored { value: stored.value, revision: stored.revision };
         if self.follower.went_back() && stored.value.is_deleting() {

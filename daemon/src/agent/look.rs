@@ -150,10 +150,10 @@ impl Agent {
         };
         self.start_where(work, needs_work);
         for id in self.exporter.volumes() {
-            let is_ours = self.follower.read(|view| {
-                view.volume(id).is_some_and(|stored| stored.value.node() == Some(facts.node))
+            let is_anothers = self.follower.read(|view| {
+                view.volume(id).is_some_and(|stored| stored.value.node() != Some(facts.node))
             });
-            if !is_ours && !work.busy.contains(&id) {
+            if is_anothers && !work.busy.contains(&id) {
                 self.start(work, id);
             }
         }
