@@ -7,7 +7,7 @@ use cobaltd::http::Limits;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::world::{SOON, World, read_reply, request};
 
@@ -31,9 +31,7 @@ async fn headers_that_come_byte_by_byte_do_not_extend_their_time() {
     let world = World::with(impatient()).await;
     let mut stream = UnixStream::connect(&world.socket).await.unwrap();
     let endless = format!("GET /healthz HTTP/1.1\r\nX: {}", "x".repeat(10_000));
-    let start = Instant::now();
     timeout(SOON, drip(&mut stream, endless.as_bytes())).await.expect("it is closed");
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -44,13 +42,16 @@ async fn a_body_that_comes_byte_by_byte_is_refused_in_time() {
     let stream = UnixStream::connect(&world.socket).await.unwrap();
     let (mut from, mut to) = stream.into_split();
     to.write_all(format!("{head}\r\n\r\n").as_bytes()).await.unwrap();
-    let start = Instant::now();
-    let reply = tokio::select! {
-        reply = read_reply(&mut from) => reply.expect("an answer"),
-        () = drip(&mut to, body.as_bytes()) => panic!("it was taken to its end"),
+    let reply = async {
+        tokio::select! {
+            // The answer first: the other side closes right after it, which ends the drip too.
+            biased;
+            reply = read_reply(&mut from) => reply,
+            () = drip(&mut to, body.as_bytes()) => read_reply(&mut from).await,
+        }
     };
+    let reply = timeout(SOON, reply).await.expect("it is over in time").expect("an answer");
     assert_eq!((reply.status, reply.code().as_str()), (400, "malformed_body"));
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert!(world.stored("web").await.is_none());
 }
 
@@ -147,12 +148,13 @@ async fn thousands_of_idle_connections_keep_nobody_out_and_cost_little() {
         (0..count).map(one).collect::<Vec<_>>()
     });
     let idle = timeout(Duration::from_secs(60), connecting).await.expect("all connect").unwrap();
-    let start = Instant::now();
-    for _ in 0..10 {
-        assert_eq!(world.get("/healthz").await.status, 200);
-        assert_eq!(world.call_as("", "GET", "/healthz", "").await.status, 200);
-    }
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    let asking = async {
+        for _ in 0..10 {
+            assert_eq!(world.get("/healthz").await.status, 200);
+            assert_eq!(world.call_as("", "GET", "/healthz", "").await.status, 200);
+        }
+    };
+    timeout(SOON, asking).await.expect("the others are served");
     let grown = resident_kib().saturating_sub(before);
     assert!(grown < 96 << 10, "{count} idle connections by two doors took {grown} KiB");
     drop(idle);
