@@ -12,6 +12,8 @@ LIMIT=${COBALT_LAB_LIMIT:-1200}
 # A loaded machine boots it in half a minute.
 BOOT_LIMIT=${COBALT_LAB_BOOT_LIMIT:-120}
 MEMORY=${COBALT_LAB_MEMORY:-3072}
+# How often a failed test is tried again; what passes only then is named at the end as flaky.
+RETRIES=${COBALT_LAB_RETRIES:-0}
 # "kvm" where there is one that works; the emulation is what is tested.
 ACCEL=${COBALT_LAB_ACCEL:-tcg,thread=multi}
 # shellcheck source=scripts/lib.sh
@@ -75,7 +77,8 @@ start_job() {
     echo "$ROOT" >"$WORK/job/root"
     echo "$LIMIT" >"$WORK/job/limit"
     : >"$WORK/job/env"
-    add_env COBALT_LAB=1 "COBALT_LAB_SUITE=$SUITE" "COBALT_LAB_THREADS=$THREADS" COBALT_BIN_DIR=/job/bin
+    add_env COBALT_LAB=1 "COBALT_LAB_SUITE=$SUITE" "COBALT_LAB_THREADS=$THREADS" \
+        "COBALT_LAB_RETRIES=$RETRIES" COBALT_BIN_DIR=/job/bin
     local name
     for name in "${!RUST_@}" FAILPOINTS; do
         [ -z "${!name:-}" ] || add_env "$name=${!name}"

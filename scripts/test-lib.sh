@@ -10,6 +10,10 @@ PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
 # A shell that has read .up.env must not lead the tests astray.
 unset "${!COBALT_@}" "${!DOCKER_@}"
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
+# The profile in .config/nextest.toml, and how often the lab tries again what failed.
+PROFILE_OF_TESTS=default
+LAB_RETRIES=0
+if [ -n "${CI:-}" ]; then PROFILE_OF_TESTS=ci LAB_RETRIES=1; fi
 PASSED=0
 FAILED=0
 OUTPUT=$(mktemp)
@@ -70,7 +74,8 @@ quick() {
     check cargo clippy --locked --workspace --all-targets --features cobalt-integration/lab \
         -- -D warnings
     if cargo nextest --version >/dev/null 2>&1; then
-        tests cargo nextest run --locked --workspace --exclude cobalt-integration
+        tests cargo nextest run --locked --profile "$PROFILE_OF_TESTS" --no-fail-fast \
+            --workspace --exclude cobalt-integration
         # nextest runs no examples in doc comments.
         tests cargo test --locked --workspace --exclude cobalt-integration --doc
     else

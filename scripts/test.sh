@@ -30,16 +30,22 @@ integration() {
     mkdir -p "$bin"
     cp -f target/debug/cobaltd target/debug/cobalt target/debug/cobalt-docker-plugin "$bin/"
     check env COBALT_BIN_DIR="$bin" "$ROOT/scripts/schemathesis.sh"
-    # They share loop devices, two processors and the disk: a few at a time are fastest.
-    tests env COBALT_BIN_DIR="$bin" cargo test --locked -p cobalt-integration --no-fail-fast \
-        -- --test-threads 2
+    # They share loop devices, two processors and the disk, and mostly wait: a few at a time are
+    # fastest.
+    if cargo nextest --version >/dev/null 2>&1; then
+        tests env COBALT_BIN_DIR="$bin" cargo nextest run --locked -p cobalt-integration \
+            --profile "$PROFILE_OF_TESTS" --no-fail-fast --test-threads 3
+    else
+        tests env COBALT_BIN_DIR="$bin" cargo test --locked -p cobalt-integration --no-fail-fast \
+            -- --test-threads 2
+    fi
 }
 
 # The tests that need the kernel's NFS, in a guest that has it; then some of them on the older one.
 lab() {
-    tests env COBALT_BIN_DIR="$ROOT/target/integration" "$ROOT/scripts/lab.sh" test
-    tests env COBALT_BIN_DIR="$ROOT/target/integration" "$ROOT/scripts/lab.sh" test \
-        --suite bookworm lab_nfs
+    local settings=(COBALT_BIN_DIR="$ROOT/target/integration" COBALT_LAB_RETRIES="$LAB_RETRIES")
+    tests env "${settings[@]}" "$ROOT/scripts/lab.sh" test
+    tests env "${settings[@]}" "$ROOT/scripts/lab.sh" test --suite bookworm lab_nfs
 }
 
 [ "$(id -u)" = 0 ] || {
