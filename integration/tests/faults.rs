@@ -162,6 +162,7 @@ fn is_left_out(effect: Effect, kind: Kind) -> bool {
         Effect::QuotaEnable,
         Effect::PoolMark,
         Effect::SubvolumeCreate,
+        Effect::GroupMake,
         Effect::SubvolumeDress,
         Effect::IdentityWrite,
         Effect::LimitSet,

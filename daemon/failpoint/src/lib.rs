@@ -39,6 +39,8 @@ macro_rules! effects {
 effects! {
     /// The subvolume of a new volume is made.
     SubvolumeCreate = "subvolume-create",
+    /// The group that limits it with all that is in it is made.
+    GroupMake = "group-make",
     /// Owner, mode and properties of its root are set.
     SubvolumeDress = "subvolume-dress",
     /// The identity beside it is written.

@@ -8,6 +8,7 @@ mod open;
 mod purge;
 mod steps;
 mod survey;
+mod whole;
 
 #[cfg(fuzzing)]
 pub(crate) use open::reread;
@@ -28,7 +29,6 @@ use nix::fcntl::{Flock, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
 use nix::sys::stat::{FileStat, fstat, stat};
 
 use crate::btrfs::ioctl::{self, ROOT_DIR, SubvolumeInfo};
-use crate::btrfs::search;
 use crate::error::{HostError, refused};
 use crate::layout;
 use crate::pool::{Holdings, Pool, PoolFacts, Survey, Trashed};
@@ -165,7 +165,7 @@ impl Pool for BtrfsPool {
         let subvolume = match self.open_volume(volume)? {
             Some(opened) => {
                 let SubvolumeInfo { number, uuid, .. } = info(&opened, volume)?;
-                let limit = search::limit(&opened, number)
+                let limit = whole::limit_of(self, &opened, number)
                     .map_err(refused(format!("cannot read the limit of volume {volume}")))?;
                 let uuid = SubvolumeUuid(uuid);
                 Some(SeenSubvolume { uuid, number, limit: limit.map(Bytes) })

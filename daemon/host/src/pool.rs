@@ -91,7 +91,8 @@ pub struct Survey {
     /// brings it up to date with each of its commits.
     pub used: HashMap<VolumeId, Bytes>,
     /// Subvolumes that are neither a volume's nor in the trash with a ticket, by path below the
-    /// pool. Those that a tenant made inside a volume are among them; no limit holds in those.
+    /// pool. Those that a tenant made inside a volume are among them; with simple quotas the
+    /// volume's limit holds for them too, with classic ones none does.
     pub strangers: Vec<String>,
     /// What lies in the trash, oldest first. A ticket whose subvolume is gone is listed as
     /// well, with nothing used: purging it removes the ticket.

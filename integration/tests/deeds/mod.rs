@@ -33,6 +33,7 @@ pub(crate) const CREATE: Deed = Deed {
         Effect::WishCreate,
         Effect::EngineSave,
         Effect::SubvolumeCreate,
+        Effect::GroupMake,
         Effect::SubvolumeDress,
         Effect::IdentityWrite,
         Effect::PoolSettle,

@@ -82,6 +82,14 @@ pub(crate) fn qgroup_create(file: impl AsFd, number: u64, create: bool) -> io::R
     Ok(())
 }
 
+/// Puts one accounting group into another, of a higher level.
+pub(crate) fn qgroup_assign(file: impl AsFd, member: u64, group: u64) -> io::Result<()> {
+    let args = QgroupAssignArgs { assign: 1, src: member, dst: group };
+    // SAFETY: the struct has the kernel's layout and outlives the call.
+    unsafe { raw::qgroup_assign(file.as_fd().as_raw_fd(), &raw const args) }?;
+    Ok(())
+}
+
 /// What the kernel says of a filesystem.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FilesystemInfo {
@@ -222,6 +230,13 @@ struct QgroupCreateArgs {
 }
 
 #[repr(C)]
+struct QgroupAssignArgs {
+    assign: u64,
+    src: u64,
+    dst: u64,
+}
+
+#[repr(C)]
 struct QuotaCtlArgs {
     cmd: u64,
     status: u64,
@@ -298,6 +313,7 @@ const _: () = {
     assert!(size_of::<QgroupInherit>() == 72);
     assert!(size_of::<QgroupLimitArgs>() == 48);
     assert!(size_of::<QgroupCreateArgs>() == 16);
+    assert!(size_of::<QgroupAssignArgs>() == 24);
     assert!(size_of::<QuotaCtlArgs>() == 16);
     assert!(size_of::<SubvolInfoArgs>() == 504);
     assert!(size_of::<FsInfoArgs>() == 1024);
@@ -316,6 +332,7 @@ mod raw {
     nix::ioctl_write_ptr!(snap_destroy_v2, BTRFS, 63, VolArgsV2);
     nix::ioctl_read!(get_subvol_info, BTRFS, 60, SubvolInfoArgs);
     nix::ioctl_readwrite!(quota_ctl, BTRFS, 40, QuotaCtlArgs);
+    nix::ioctl_write_ptr!(qgroup_assign, BTRFS, 41, QgroupAssignArgs);
     nix::ioctl_write_ptr!(qgroup_create, BTRFS, 42, QgroupCreateArgs);
     nix::ioctl_read!(qgroup_limit, BTRFS, 43, QgroupLimitArgs);
     nix::ioctl_read!(fs_info, BTRFS, 31, FsInfoArgs);

@@ -28,6 +28,30 @@ pub(crate) struct Usage {
     pub(crate) limit: Option<u64>,
 }
 
+/// A level of accounting groups: those of a higher one have groups of lower ones as members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Level(pub(crate) u16);
+
+impl Level {
+    /// Of the subvolumes themselves.
+    pub(crate) const SUBVOLUMES: Level = Level(0);
+    /// A group has its level in the upper 16 bits.
+    const SHIFT: u32 = 48;
+
+    /// The group with this number within the level.
+    pub(crate) const fn group(self, number: u64) -> u64 {
+        (self.0 as u64) << Self::SHIFT | number
+    }
+
+    pub(crate) const fn has(self, group: u64) -> bool {
+        group >> Self::SHIFT == self.0 as u64
+    }
+
+    const fn last(self) -> u64 {
+        self.group((1 << Self::SHIFT) - 1)
+    }
+}
+
 /// How a filesystem accounts for subvolumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Accounting {
@@ -54,12 +78,13 @@ pub(crate) fn roots(file: impl AsFd) -> io::Result<Vec<Root>> {
     Ok(roots)
 }
 
-/// What the quota says of every subvolume, by number; empty without quotas.
-pub(crate) fn usages(file: impl AsFd) -> io::Result<HashMap<u64, Usage>> {
+/// What the quota says of every subvolume and every group of this level, by number; empty without
+/// quotas.
+pub(crate) fn usages(file: impl AsFd, level: Level) -> io::Result<HashMap<u64, Usage>> {
     let mut usages = HashMap::<u64, Usage>::new();
-    let (first, last) = (Key(0, QGROUP_INFO, 0), Key(0, QGROUP_LIMIT, LEVEL_0_LAST));
+    let (first, last) = (Key(0, QGROUP_INFO, 0), Key(0, QGROUP_LIMIT, level.last()));
     search_quota::<ALL>(file, first, last, |key, item| {
-        if key.2 > LEVEL_0_LAST {
+        if !Level::SUBVOLUMES.has(key.2) && !level.has(key.2) {
             return;
         }
         let usage = usages.entry(key.2).or_default();
@@ -72,19 +97,21 @@ pub(crate) fn usages(file: impl AsFd) -> io::Result<HashMap<u64, Usage>> {
     Ok(usages)
 }
 
-/// What every subvolume holds: number and bytes, by ascending number; nothing without quotas.
-pub(crate) fn held(file: impl AsFd) -> io::Result<Vec<(u64, u64)>> {
-    let (first, last) = (Key(0, QGROUP_INFO, 0), Key(0, QGROUP_INFO, LEVEL_0_LAST));
+/// What every group of a level holds: its number within the level and bytes, by ascending number;
+/// nothing without quotas.
+pub(crate) fn held(file: impl AsFd, level: Level) -> io::Result<Vec<(u64, u64)>> {
+    let (first, last) = (level.group(0), level.last());
     let mut held = Vec::new();
-    search_quota::<ALL>(file, first, last, |key, item| {
-        if key.1 == QGROUP_INFO && key.2 <= LEVEL_0_LAST {
-            held.push((key.2, number_at(item, 8)));
+    let (from, to) = (Key(0, QGROUP_INFO, first), Key(0, QGROUP_INFO, last));
+    search_quota::<ALL>(file, from, to, |key, item| {
+        if key.1 == QGROUP_INFO && level.has(key.2) {
+            held.push((key.2 - first, number_at(item, 8)));
         }
     })?;
     Ok(held)
 }
 
-/// The limit of one subvolume; `None` without one, or without quotas.
+/// The limit of one subvolume or group; `None` without one, or without quotas.
 pub(crate) fn limit(file: impl AsFd, number: u64) -> io::Result<Option<u64>> {
     let key = Key(0, QGROUP_LIMIT, number);
     let mut limit = None;
@@ -116,8 +143,6 @@ const ROOT_BACKREF: u32 = 144;
 const QGROUP_STATUS: u32 = 240;
 const QGROUP_INFO: u32 = 242;
 const QGROUP_LIMIT: u32 = 244;
-/// Groups of groups have their level in the upper 16 bits.
-const LEVEL_0_LAST: u64 = (1 << 48) - 1;
 const STATUS_ON: u64 = 1;
 const STATUS_SIMPLE: u64 = 1 << 3;
 const LIMIT_MAX_RFER: u64 = 1;

@@ -1,6 +1,7 @@
 //! Destroying what lies in the trash: by number, after ticket and UUID were checked. The ticket
 //! goes last, when the disk has it. Nothing that has no ticket is touched.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -10,7 +11,7 @@ use nix::libc::{ENOENT, ENOTEMPTY};
 use nix::unistd::fsync;
 
 use super::steps::{open_trashed, remove_link};
-use super::{BtrfsPool, read_link};
+use super::{BtrfsPool, read_link, whole};
 use crate::btrfs::{ioctl, search};
 use crate::error::{HostError, refused};
 use crate::layout;
@@ -26,7 +27,8 @@ pub(super) fn purge_all(pool: &BtrfsPool, entries: &[Trashed]) -> Vec<Result<(),
     // Before any ticket goes: nothing may come back after a crash without one.
     let settled = if numbers.is_empty() { Ok(()) } else { fsync(pool.trash.as_fd()) };
     if settled.is_ok() {
-        forget_groups(pool, &numbers);
+        let above = numbers.iter().filter(|_| whole::has_groups(pool)).map(|n| whole::group_of(*n));
+        forget_groups(pool, &numbers.iter().copied().chain(above).collect::<Vec<_>>());
     }
     let outcomes = entries.iter().zip(gone).map(|(entry, gone)| match (gone?, settled) {
         (Gone { subvolume: Some(_), .. }, Err(errno)) => Err(refused(format!(
@@ -126,9 +128,10 @@ fn destroy_nested(pool: &BtrfsPool, number: u64) -> io::Result<()> {
     nested.iter().skip(1).rev().try_for_each(|number| ioctl::subvolume_destroy(&pool.root, *number))
 }
 
-/// Older kernels leave the accounting groups of destroyed subvolumes behind, and refuse to
-/// remove them before the subvolumes are cleared away: so they are tried again at later purges.
-fn forget_groups(pool: &BtrfsPool, numbers: &[u64]) {
+/// Older kernels leave the accounting groups of destroyed subvolumes behind, and all of them those
+/// above. They refuse to remove them before the subvolumes are cleared away: so they are tried
+/// again at later purges and surveys.
+pub(super) fn forget_groups(pool: &BtrfsPool, groups: &[u64]) {
     let mut stale = pool.stale.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     stale.retain(|number| match ioctl::qgroup_create(&pool.root, *number, false) {
         Ok(()) => false,
@@ -136,6 +139,7 @@ fn forget_groups(pool: &BtrfsPool, numbers: &[u64]) {
     });
     if pool.facts.quota.enforces() {
         let room = STALE_MAX.saturating_sub(stale.len());
-        stale.extend(numbers.iter().take(room));
+        let known: HashSet<u64> = stale.iter().copied().collect();
+        stale.extend(groups.iter().filter(|group| !known.contains(group)).take(room));
     }
 }

@@ -12,7 +12,7 @@ use nix::libc::{EEXIST, ENOENT};
 use nix::sys::stat::{Mode, fchmod, fstat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fsync, symlinkat, unlinkat};
 
-use super::{BtrfsPool, Part, info, open_subvolume};
+use super::{BtrfsPool, Part, info, open_subvolume, whole};
 use crate::btrfs::ioctl::{self, SubvolumeInfo};
 use crate::clock;
 use crate::error::{HostError, refused};
@@ -52,10 +52,17 @@ fn create(pool: &BtrfsPool, volume: &Volume) -> Result<(), HostError> {
         ioctl::subvolume_create(&pool.volumes, &id.to_string(), volume.wish.size.0)
     });
     match made {
-        Ok(()) => Ok(()),
-        Err(error) if error.raw_os_error() == Some(EEXIST) && half_made(pool)? => Ok(()),
-        Err(error) => Err(refused(act)(error)),
+        Ok(()) => (),
+        Err(error) if error.raw_os_error() == Some(EEXIST) && half_made(pool)? => (),
+        Err(error) => return Err(refused(act)(error)),
     }
+    if !whole::has_groups(pool) {
+        return Ok(());
+    }
+    let opened = expect_volume(pool, id)?;
+    let number = info(&opened, id)?.number;
+    effect(Effect::GroupMake, || whole::limit(pool, number, volume.wish.size.0))
+        .map_err(refused(format!("cannot limit volume {id} with all that will be in it")))
 }
 
 /// A root that has an identity was given out, or may have been: its tenant may have changed
@@ -188,14 +195,16 @@ fn limit(pool: &BtrfsPool, volume: VolumeId, size: Bytes) -> Result<(), HostErro
     let opened = expect_volume(pool, volume)?;
     let number = info(&opened, volume)?.number;
     effect(Effect::LimitSet, || {
-        match ioctl::qgroup_limit(&opened, number, size.0) {
+        // Not by way of the volume's root: it may be full, and then takes no change.
+        match ioctl::qgroup_limit(&pool.root, number, size.0) {
             // Someone removed the subvolume's group: it is made again, empty.
             Err(error) if error.raw_os_error() == Some(ENOENT) => {
-                ioctl::qgroup_create(&opened, number, true)?;
-                ioctl::qgroup_limit(&opened, number, size.0)
+                ioctl::qgroup_create(&pool.root, number, true)?;
+                ioctl::qgroup_limit(&pool.root, number, size.0)
             }
             other => other,
-        }
+        }?;
+        whole::limit(pool, number, size.0)
     })
     .map_err(refused(format!("cannot limit volume {volume} to {size}")))
 }

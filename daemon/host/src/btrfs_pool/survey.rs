@@ -9,7 +9,7 @@ use nix::sys::stat::fstat;
 use nix::sys::statfs::fstatfs;
 
 use super::open::names;
-use super::{BtrfsPool, Part, read_link};
+use super::{BtrfsPool, Part, purge, read_link, whole};
 use crate::btrfs::ioctl::{self, ROOT_DIR};
 use crate::btrfs::search::{self, Root, Usage};
 use crate::error::{HostError, refused};
@@ -28,15 +28,16 @@ pub(super) fn survey(pool: &BtrfsPool) -> Result<Survey, HostError> {
     let mut survey = Survey::default();
     add_identities(pool, &mut survey)?;
     let mut tickets = list_trash(pool)?;
+    // Before the roots: a group without its root is then one that was left behind.
+    let usages = search::usages(&pool.root, whole::level(pool)).map_err(refused(act()))?;
     let roots = search::roots(&pool.root).map_err(refused(act()))?;
-    let usages = search::usages(&pool.root).map_err(refused(act()))?;
     let places = Places::of(pool).map_err(refused(act()))?;
 
     let mut strangers = Vec::new();
     let mut in_trash = HashMap::new();
     let mut numbers = BTreeMap::new();
     for root in &roots {
-        let usage = usages.get(&root.number).copied().unwrap_or_default();
+        let usage = whole::usage_of(pool, &usages, root.number);
         match places.meaning(root) {
             Meaning::Volume(id) => {
                 let (uuid, limit) = (SubvolumeUuid(root.uuid), usage.limit.map(Bytes));
@@ -63,6 +64,7 @@ pub(super) fn survey(pool: &BtrfsPool) -> Result<Survey, HostError> {
     }
     survey.strangers = Strangers::new(pool, places, &roots).paths(&strangers);
     survey.trash = trash(&tickets, &in_trash, &roots);
+    purge::forget_groups(pool, &whole::left_behind(&usages, &roots));
     keep_numbers(pool, numbers, roots.iter().map(|root| root.number).max());
     (survey.capacity, survey.occupied) = room(pool)?;
     Ok(survey)
@@ -83,7 +85,7 @@ pub(super) fn holdings(pool: &BtrfsPool) -> Result<Holdings, HostError> {
     if !pool.facts.quota.enforces() {
         return Ok(holdings);
     }
-    let held = search::held(&pool.root)
+    let held = search::held(&pool.root, whole::level(pool))
         .map_err(refused(format!("cannot read what is held in {}", pool.facts.path.display())))?;
     let numbers = pool.lock_numbers();
     holdings.used.reserve(numbers.len());
