@@ -40,10 +40,25 @@ installed_well() {
         [ "$(systemctl is-enabled "$unit.service")" = disabled ] || die "$unit was enabled"
     done
     [ -z "$(pgrep -x cobaltd)" ] || die "cobaltd was started by installing it"
+    nfs_server_is_told
     dpkg --verify "${PACKAGES[@]}" || die "files of the packages are not as packaged"
     bash -c '. /usr/share/bash-completion/completions/cobalt
         COMP_WORDS=(cobalt volume res) COMP_CWORD=2; _cobalt; [ "${COMPREPLY[*]}" = resize ]' ||
         die "bash does not complete"
+}
+
+# What the packages say to NFS; whether its own tools understand it, a test in the lab looks.
+nfs_server_is_told() {
+    local file=/etc/nfs.conf.d/cobalt.conf
+    dpkg-query --show --showformat '${Recommends}\n' cobaltd | grep -qw nfs-kernel-server ||
+        die "cobaltd does not recommend nfs-kernel-server"
+    dpkg-query --show --showformat '${Recommends}\n' cobalt-docker-plugin | grep -qw nfs-common ||
+        die "cobalt-docker-plugin does not recommend nfs-common"
+    dpkg-query --show --showformat '${Conffiles}\n' cobaltd | grep -q "^ $file " ||
+        die "$file is no configuration file of cobaltd"
+    [ "$(sed -n '/^\[nfsd\]$/,$s/^lease-time=//p' "$file")" = 10 ] || die "$file sets no lease"
+    grep -q '^r! /etc/exports.d/cobalt-\*.exports$' /usr/lib/tmpfiles.d/cobaltd.conf ||
+        die "exports would outlive a boot"
 }
 
 start() {
@@ -87,17 +102,20 @@ inside() {
     [ "$(bash -c '. /usr/share/bash-completion/completions/cobalt
         COMP_WORDS=(cobalt volume show "") COMP_CWORD=3; _cobalt; echo "${COMPREPLY[*]}"')" = web ] ||
         die "bash does not complete the names of volumes"
-    # Its folder is known by the record alone, so it is found as a person would.
-    echo hello >"$(cobalt -o json volume show web | sed -n 's/.*"path": "\(.*\)".*/\1/p')/hello"
+    # Its folder is known by the record alone, so it is found as a person would. Its export names it too.
+    echo hello >"$(cobalt -o json volume show web | sed -n '/"path": /{s/.*: "\(.*\)".*/\1/p;q}')/hello"
     stop
+    sed -i 's/^grace-time=.*/grace-time=20/' /etc/nfs.conf.d/cobalt.conf
     # Again: an upgrade keeps what an administrator wrote.
     dpkg --install "$DEBS"/*.deb >/dev/null || die "the packages cannot be installed again"
     grep -q '^COBALT_POOL_SIZE=1G$' /etc/cobalt/standalone.env || die "the configuration was lost"
+    grep -q '^grace-time=20$' /etc/nfs.conf.d/cobalt.conf || die "the NFS server's configuration was lost"
     dpkg --remove "${PACKAGES[@]}" >/dev/null || die "the packages cannot be removed"
     still_there removing
     [ -f /etc/cobalt/standalone.env ] || die "removing took the configuration"
     dpkg --purge "${PACKAGES[@]}" || die "the packages cannot be purged"
     [ ! -e /etc/cobalt/standalone.env ] || die "purging left the configuration"
+    [ ! -e /etc/nfs.conf.d/cobalt.conf ] || die "purging left the NFS server's configuration"
     still_there purging
     dpkg --install "$DEBS"/*.deb >/dev/null || die "the packages cannot be installed after purging"
     sed -i 's/^COBALT_POOL_SIZE=.*/COBALT_POOL_SIZE=1G/' /etc/cobalt/standalone.env

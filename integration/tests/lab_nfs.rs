@@ -109,19 +109,48 @@ fn a_slow_machine_answers_later_and_one_that_moved_answers_elsewhere() {
     let two = lab.machine("two");
     let old = one.address();
     let ping = |address: std::net::Ipv4Addr| {
-        two.world().attempt("ping", &["-c", "1", "-W", "2", &address.to_string()])
+        two.world().attempt("ping", &["-c", "1", "-W", "5", &address.to_string()])
+    };
+    // What the kernel says that it sent with the delay.
+    let delayed = || {
+        let said = one.sh("tc -s qdisc show dev eth0");
+        let mut words = said.split_whitespace().skip_while(|word| *word != "Sent").skip(3);
+        let is_slow = said.contains("netem") && said.contains("delay 200ms rate 10Mbit");
+        (is_slow, words.next().and_then(|packets| packets.parse::<u64>().ok()).unwrap_or(0), said)
     };
     assert!(ping(old).status.success());
+    assert!(!delayed().0);
     one.slow(Duration::from_millis(200), 10_000);
-    let start = Instant::now();
+    let (is_slow, before, said) = delayed();
+    assert!(is_slow, "{said}");
     assert!(ping(old).status.success());
-    assert!(start.elapsed() > Duration::from_millis(390), "{:?}", start.elapsed());
+    let (_, after, said) = delayed();
+    assert!(after > before, "the answer was not slowed: {said}");
     one.unslow();
+    assert!(!delayed().0);
     let new = lab.free_address();
     one.move_to(new);
     pause(Duration::from_millis(100));
     assert!(ping(new).status.success());
     assert!(!ping(old).status.success());
+}
+
+#[test]
+fn the_packaged_configuration_gives_the_nfs_server_short_times() {
+    let lab = Lab::new();
+    let machine = lab.machine("s1");
+    machine.sh("mkdir -p /etc/nfs.conf.d");
+    let file = machine.world().outside("/etc/nfs.conf.d/cobalt.conf");
+    std::fs::write(file, include_str!("../../daemon/debian/nfs.conf")).unwrap();
+    for (key, value) in [("lease-time", "10"), ("grace-time", "10"), ("vers4.2", "y")] {
+        assert_eq!(machine.run("nfsconf", &["--get", "nfsd", key]).trim(), value, "{key}");
+    }
+    // As the distribution's service starts it: all else is read from the configuration.
+    let server = NfsServer::start(&machine);
+    server.stop_threads();
+    machine.sh("cd /proc/fs/nfsd; echo 90 >nfsv4leasetime; echo 90 >nfsv4gracetime; rpc.nfsd");
+    let times = machine.sh("cd /proc/fs/nfsd; cat nfsv4leasetime nfsv4gracetime versions");
+    assert!(times.starts_with("10\n10\n") && times.contains("+4.2"), "{times}");
 }
 
 #[test]
