@@ -35,6 +35,8 @@ pub(super) enum Waited {
 enum Look {
     Ready(Stored<Arc<Volume>>),
     NoRoom(Stored<Arc<Volume>>, String),
+    /// It is there, and cannot be exported.
+    Hindered(String),
     Going,
     NotYet,
 }
@@ -46,8 +48,9 @@ impl Api {
         Patience { limit, deadline, stopping: self.stopping.clone() }
     }
 
-    /// Waits until a volume is as wished. A record at or below the revision `ignored` is no
-    /// reason to say that there is no room. `news` must be older than the caller's last look.
+    /// Waits until a volume is as wished; or until its node says why it cannot be exported so. A
+    /// record at or below the revision `ignored` is no reason to say that there is no room. `news`
+    /// must be older than the caller's last look.
     pub(super) async fn wait_ready(
         &self,
         (id, name): (VolumeId, &VolumeName),
@@ -59,6 +62,7 @@ impl Api {
             match self.follower.read(|view| look(view, id, ignored)) {
                 Look::Ready(stored) => return Ok(Waited::Ready(stored)),
                 Look::NoRoom(stored, why) => return Ok(Waited::NoRoom(stored, why)),
+                Look::Hindered(why) => return Err(hindered(name, &why)),
                 Look::Going => return Err(Failure::being_deleted(name)),
                 Look::NotYet => (),
             }
@@ -203,9 +207,11 @@ fn look(view: &View, id: VolumeId, ignored: i64) -> Look {
         }
         Phase::Requested { waits_for: None } | Phase::Assigned { .. } | Phase::Ready { .. } => {
             let holds = volume.is_as_wished() && is_exported_as_wished(view, volume);
-            match holds {
-                true => Look::Ready(stored.clone()),
-                false => Look::NotYet,
+            match &volume.trouble {
+                Some(_) | None if holds => Look::Ready(stored.clone()),
+                // What its node says of this very wish: it wrote both together.
+                Some(trouble) if volume.is_as_wished() => Look::Hindered(trouble.message.clone()),
+                Some(_) | None => Look::NotYet,
             }
         }
     }

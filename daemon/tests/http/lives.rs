@@ -155,6 +155,26 @@ async fn time_that_runs_out_quotes_what_is_in_the_way() {
 }
 
 #[tokio::test]
+async fn one_who_waits_for_a_volume_that_cannot_be_exported_is_told_at_once() {
+    let mut world = World::playing().await;
+    world.pause();
+    let body = r#"{"access":{"policy":"listed","rules":[{"host":"10.0.0.1","mode":"rw"}]}}"#;
+    let target = "/v1/volumes/web?wait=ready&timeout_secs=600";
+    assert_eq!(world.call("PUT", "/v1/volumes/web", body).await.status, 202);
+    let node = cobalt_core::NodeId([1; 16]);
+    world.rewrite("web", |volume| volume.assign(node, 1).unwrap()).await;
+    let waiting = world.call("PUT", target, body);
+    let trouble = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let why = "it cannot be exported: start nfs-server.service";
+        world.rewrite("web", |volume| made(volume).troubled(why.into(), 5)).await;
+    };
+    let (reply, ()) = tokio::join!(waiting, trouble);
+    assert_eq!((reply.status, reply.code().as_str()), (503, "still_pending"));
+    assert!(reply.problem().2.contains("start nfs-server.service"), "{reply:?}");
+}
+
+#[tokio::test]
 async fn one_who_waits_for_a_volume_that_gets_deleted_hears_of_it() {
     let mut world = World::playing().await;
     world.pause();
