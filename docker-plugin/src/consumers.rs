@@ -202,12 +202,14 @@ impl Consumers {
                 Err(error) if error.code() == Some(Code::AccessDenied) => {
                     tracing::warn!(volume = name, "it is mounted here against its access rules");
                 }
-                Err(error) => return Err(error),
+                Err(error) => leave_if_forbidden(&name, error)?,
             }
         }
         for name in surplus {
             let turn = self.turn(&name).await;
-            self.release_if_gone(&name, &turn).await?;
+            if let Err(error) = self.release_if_gone(&name, &turn).await {
+                leave_if_forbidden(&name, error)?;
+            }
         }
         lock(&self.turns).retain(|_, turn| Arc::strong_count(turn) > 1);
         Ok(())
@@ -231,6 +233,18 @@ pub async fn keep_told(consumers: Arc<Consumers>, pause: Duration) {
             tracing::warn!("the API cannot be told what is used here: {}", said::line(&error));
         }
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// What another token has said of this host stands: an operator has to end it. Other volumes do not
+/// wait for that.
+fn leave_if_forbidden(name: &str, error: ClientError) -> Result<(), ClientError> {
+    match error.code() {
+        Some(Code::Forbidden) => {
+            tracing::warn!(volume = name, "left as it is noted: {}", said::line(&error));
+            Ok(())
+        }
+        Some(_) | None => Err(error),
     }
 }
 

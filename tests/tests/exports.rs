@@ -59,6 +59,7 @@ impl Scene {
             since_ms: 1,
             address: Some(at(address)),
             has,
+            by: None,
         };
         loop {
             let stored = self.cluster.store.volume(&"web".parse().unwrap()).await.unwrap().unwrap();

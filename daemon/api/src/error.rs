@@ -15,7 +15,7 @@ pub enum Code {
     InvalidField,
     /// No token, or one that is not known.
     Unauthenticated,
-    /// The token's role does not allow it.
+    /// The token's role does not allow it, or the host is another token's.
     Forbidden,
     /// The volume's rules do not let this host in.
     AccessDenied,

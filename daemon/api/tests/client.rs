@@ -47,7 +47,7 @@ async fn a_create_says_what_is_wished_and_how_long_it_waits() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_gets_the_same_calls_without_the_token() {
+async fn a_unix_socket_gets_the_same_calls_and_knows_us_by_the_token() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::unix(dir.path().join("a.sock"), |_| web()).await;
     let client = client(&[&server.endpoint]);
@@ -57,7 +57,7 @@ async fn a_unix_socket_gets_the_same_calls_without_the_token() {
     let seen = server.seen();
     assert_eq!(seen[0].line, "PATCH /v1/volumes/web");
     assert!(seen[0].headers.contains("if-match: \"7\""), "{}", seen[0].headers);
-    assert!(!seen[0].headers.contains("authorization"), "{}", seen[0].headers);
+    assert!(seen[0].headers.contains("authorization: bearer secret"), "{}", seen[0].headers);
     assert_eq!(seen[1].line, "GET /v1/volumes/web");
 }
 
@@ -147,6 +147,27 @@ async fn the_second_endpoint_answers_for_one_that_is_frozen() {
     let start = Instant::now();
     client.volume("web", LONG).await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(5), "the frozen one was asked again");
+}
+
+#[tokio::test]
+async fn one_that_has_lost_etcd_is_asked_only_where_no_other_knows_more() {
+    let lost = serde_json::to_string(&Code::StoreUnavailable.problem("etcd is away")).unwrap();
+    let said = lost.clone();
+    let (first, away) = (Server::tcp(move |_| Act::Say(503, said.clone())).await, refusing().await);
+    let second = Server::tcp(|_| web()).await;
+    let all = client(&[&first.endpoint, &second.endpoint]);
+    all.volume("web", LONG).await.unwrap();
+    create(&all, LONG).await.unwrap();
+    assert_eq!((first.seen().len(), second.seen().len()), (1, 2), "the second one is kept");
+    for others in [vec![&first.endpoint], vec![&first.endpoint, &away]] {
+        let error = client(&others).volume("web", LONG).await.unwrap_err();
+        assert_eq!(error.code(), Some(Code::StoreUnavailable), "{error}");
+    }
+    // What may not be repeated is not.
+    let token = TokenRequest { role: Role::Viewer, description: String::new() };
+    let fresh = client(&[&first.endpoint, &second.endpoint]);
+    let error = fresh.create_token(&token, LONG).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::StoreUnavailable), "{error}");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::access::Grant;
-use crate::ident::{HostId, VolumeId};
+use crate::ident::{HostId, TokenId, VolumeId};
 
 /// A host that has a volume mounted, or is about to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,17 @@ pub struct Consumer {
     pub address: Option<IpAddr>,
     /// What it last said its containers have.
     pub has: Option<Has>,
+    /// Who speaks for it; `None` in records that do not say.
+    pub by: Option<Registrar>,
+}
+
+/// Who said first that a host uses a volume: only the same may say more of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registrar {
+    /// Somebody without a token on a machine of the cluster, by its socket.
+    Machine,
+    /// The holder of this token.
+    Token(TokenId),
 }
 
 /// What the containers of a host have of a volume.

@@ -57,6 +57,7 @@ mod tests {
             since_ms: 1,
             address: address.map(|text| text.parse().expect("an address")),
             has: None,
+            by: None,
         }
     }
 

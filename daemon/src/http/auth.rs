@@ -11,8 +11,8 @@ use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use cobalt_api::error::Code;
-use cobalt_core::TokenId;
-use cobalt_store::Role;
+use cobalt_core::{Registrar, TokenId};
+use cobalt_store::{Role, View};
 use sha2::{Digest, Sha256};
 
 use super::Api;
@@ -30,8 +30,9 @@ pub(super) enum Door {
 /// Who asks, for the log.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Caller {
-    /// Somebody on this machine who may open the socket.
-    Local(Option<u32>),
+    /// Somebody on this machine who may open the socket; with the token that was sent although
+    /// none is needed.
+    Local(Option<u32>, Option<TokenId>),
     /// The holder of a token.
     Holder(TokenId, Role),
 }
@@ -41,11 +42,32 @@ impl Caller {
     /// lost with it, may not let itself in.
     pub(super) fn may_change_access(self) -> Result<(), Failure> {
         match self {
-            Caller::Local(_) | Caller::Holder(_, Role::Admin) => Ok(()),
+            Caller::Local(..) | Caller::Holder(_, Role::Admin) => Ok(()),
             Caller::Holder(_, Role::Consumer | Role::Viewer) => Err(Failure::new(
                 Code::Forbidden,
                 "who may mount a volume, and how, is changed by a token of the role admin",
             )),
+        }
+    }
+
+    /// As whom it speaks for a host.
+    pub(super) fn registrar(self) -> Registrar {
+        match self {
+            Caller::Local(_, None) => Registrar::Machine,
+            Caller::Local(_, Some(id)) | Caller::Holder(id, _) => Registrar::Token(id),
+        }
+    }
+
+    /// Whether it may speak for a host that `by` has registered. A token that was revoked speaks
+    /// for nobody, so that its successor can.
+    pub(super) fn may_speak_for(self, view: &View, by: Option<Registrar>) -> bool {
+        match self {
+            Caller::Local(..) | Caller::Holder(_, Role::Admin) => true,
+            Caller::Holder(id, Role::Consumer | Role::Viewer) => match by {
+                None => true,
+                Some(Registrar::Machine) => false,
+                Some(Registrar::Token(first)) => first == id || view.token(first).is_none(),
+            },
         }
     }
 }
@@ -53,8 +75,8 @@ impl Caller {
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Caller::Local(Some(uid)) => write!(f, "socket uid {uid}"),
-            Caller::Local(None) => f.write_str("socket"),
+            Caller::Local(Some(uid), _) => write!(f, "socket uid {uid}"),
+            Caller::Local(None, _) => f.write_str("socket"),
             Caller::Holder(id, role) => write!(f, "{} token {id}", word(*role)),
         }
     }
@@ -69,11 +91,18 @@ pub(super) async fn admit(State(api): State<Api>, mut request: Request, next: Ne
         return next.run(request).await;
     }
     let caller = match door {
-        Door::Socket(uid) => Ok(Caller::Local(uid)),
+        // A plugin that has several ways to the API is the same one on each.
+        Door::Socket(uid) => {
+            let token = match api.holder(request.headers()) {
+                Ok(Caller::Holder(id, _)) => Some(id),
+                Ok(Caller::Local(..)) | Err(_) => None,
+            };
+            Ok(Caller::Local(uid, token))
+        }
         Door::Tcp => api.holder(request.headers()),
     };
     let allowed = caller.and_then(|caller| match caller {
-        Caller::Local(_) => Ok(caller),
+        Caller::Local(..) => Ok(caller),
         Caller::Holder(_, role) => may(role, request.method(), path).map(|()| caller),
     });
     match allowed {
@@ -106,7 +135,7 @@ impl Api {
     /// Whether who was let in once would be let in now.
     pub(super) fn still_admits(&self, caller: Caller) -> bool {
         match caller {
-            Caller::Local(_) => true,
+            Caller::Local(..) => true,
             Caller::Holder(id, role) => {
                 self.follower.read(|view| view.token(id).is_some_and(|token| token.role == role))
             }

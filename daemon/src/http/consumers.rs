@@ -4,17 +4,18 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::{Extension, Json};
 use cobalt_api::error::Code;
 use cobalt_api::{shapes, wire};
-use cobalt_core::{Consumer, Has, HostId, Network, Phase, Volume, VolumeId, VolumeName};
-use cobalt_store::{Saved, Stored};
+use cobalt_core::{Consumer, Has, HostId, Network, Phase, Registrar, Volume, VolumeId, VolumeName};
+use cobalt_store::{Saved, Stored, View};
 
 use super::Api;
 use super::access;
+use super::auth::Caller;
 use super::body::Fields;
 use super::change::{TRIES, busy};
 use super::document::problems;
@@ -41,7 +42,8 @@ struct Said {
 /// Say that a host uses a volume
 ///
 /// It may be said again, and tells each time what the host's containers have. From the first time
-/// on the volume is not deleted until the host is done.
+/// on the volume is not deleted until the host is done, and only the token that said it first, or an
+/// admin, may say more of this host. A token that was revoked leaves its hosts to the next.
 #[utoipa::path(
     put, path = "/v1/volumes/{name}/consumers/{host}", operation_id = "registerConsumer",
     tag = "volumes",
@@ -56,6 +58,7 @@ struct Said {
 )]
 pub(super) async fn register_consumer(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Place(name, host): Place,
     mut params: Params,
     fields: Fields,
@@ -64,7 +67,8 @@ pub(super) async fn register_consumer(
     params.done()?;
     let said = Said::read(fields)?;
     let mut patience = limit.map(|limit| api.patience(limit));
-    let (stored, revision) = api.note_consumer(&name, host, &said, limit.is_some()).await?;
+    let (stored, revision) =
+        api.note_consumer(&name, (host, caller), &said, limit.is_some()).await?;
     match &mut patience {
         None => api.settle(revision).await,
         Some(patience) => {
@@ -105,7 +109,12 @@ impl Said {
     }
 
     /// The record of it. What a host said before stands where it says nothing new.
-    fn over(&self, before: Option<&Consumer>, volume: VolumeId, host: HostId) -> Consumer {
+    fn over(
+        &self,
+        before: Option<&Consumer>,
+        (volume, host): (VolumeId, HostId),
+        by: Registrar,
+    ) -> Consumer {
         let now = clock::now_ms();
         let known = before.and_then(|before| before.has.clone());
         let has = match &self.has {
@@ -129,6 +138,7 @@ impl Said {
             since_ms: before.map_or(now, |before| before.since_ms),
             address: self.address,
             has,
+            by: Some(by),
         }
     }
 }
@@ -145,7 +155,8 @@ fn one_line(field: &'static str, what: &str, text: &str) -> Result<(), Failure> 
 
 /// Say that a host uses a volume no longer
 ///
-/// That it did not is no fault. An operator may say it for a host that is gone for good.
+/// That it did not is no fault. It takes the token by which the host was registered; an operator may
+/// say it for a host that is gone for good.
 #[utoipa::path(
     delete, path = "/v1/volumes/{name}/consumers/{host}", operation_id = "releaseConsumer",
     tag = "volumes",
@@ -158,6 +169,7 @@ fn one_line(field: &'static str, what: &str, text: &str) -> Result<(), Failure> 
 )]
 pub(super) async fn release_consumer(
     State(api): State<Api>,
+    Extension(caller): Extension<Caller>,
     Place(name, host): Place,
     mut params: Params,
 ) -> Result<StatusCode, Failure> {
@@ -167,6 +179,13 @@ pub(super) async fn release_consumer(
     let found = api.current(&name, None).await?.map(|stored| stored.value.id);
     let id = found.filter(|id| wanted.is_none_or(|wanted| wanted == *id));
     let id = id.ok_or_else(|| Failure::no_volume(&name))?;
+    let (by, may) = api.follower.read(|view| {
+        let by = known(view, id, host).and_then(|known| known.by);
+        (by, caller.may_speak_for(view, by))
+    });
+    if !may {
+        return Err(not_its_own(host, by));
+    }
     let act = format!("release volume \"{name}\"");
     if let Some(revision) = api.tell(&act, api.store.release_consumer(id, host)).await? {
         tracing::info!(volume = %name, %id, %host, "consumer released");
@@ -179,7 +198,7 @@ impl Api {
     async fn note_consumer(
         &self,
         name: &VolumeName,
-        host: HostId,
+        (host, caller): (HostId, Caller),
         said: &Said,
         wants_in: bool,
     ) -> Result<(Stored<Arc<Volume>>, i64), Failure> {
@@ -196,10 +215,13 @@ impl Api {
                 }
             }
             let volume = stored.value.id;
-            let before = self
-                .follower
-                .read(|view| view.consumers(volume).find(|known| known.host == host).cloned());
-            let consumer = said.over(before.as_ref(), volume, host);
+            let (before, by) = self.follower.read(|view| {
+                let before = known(view, volume, host).cloned();
+                let by = registrar(view, caller, before.as_ref().and_then(|before| before.by));
+                (before, by)
+            });
+            let by = by.map_err(|by| not_its_own(host, by))?;
+            let consumer = said.over(before.as_ref(), (volume, host), by);
             let may = self.follower.read(|view| access::may(view, &stored.value, &consumer));
             if may.is_none() && (before.is_none() || wants_in) {
                 return Err(denied(name, &consumer));
@@ -236,6 +258,39 @@ impl Api {
         let said = format!("volume \"{name}\" is mounted on {on}; stop its containers there first");
         Failure::new(Code::InUse, said)
     }
+}
+
+fn known(view: &View, volume: VolumeId, host: HostId) -> Option<&Consumer> {
+    view.consumers(volume).find(|known| known.host == host)
+}
+
+/// Who speaks for a host from now on: the token that did so first, as long as it is one. The error
+/// is who does instead of the caller.
+fn registrar(
+    view: &View,
+    caller: Caller,
+    by: Option<Registrar>,
+) -> Result<Registrar, Option<Registrar>> {
+    if !caller.may_speak_for(view, by) {
+        return Err(by);
+    }
+    Ok(match by {
+        Some(Registrar::Token(first)) if view.token(first).is_some() => Registrar::Token(first),
+        Some(Registrar::Token(_) | Registrar::Machine) | None => caller.registrar(),
+    })
+}
+
+/// For a caller who speaks for somebody else's host.
+fn not_its_own(host: HostId, by: Option<Registrar>) -> Failure {
+    let first = match by {
+        Some(Registrar::Token(id)) => format!("the token {id}"),
+        Some(Registrar::Machine) | None => "the socket of a machine, without a token,".to_owned(),
+    };
+    let said = format!(
+        "host {host} was registered by {first} and is another token's to speak for: use that one, \
+         or revoke it if the host has a new one, or let an admin release the host"
+    );
+    Failure::new(Code::Forbidden, said)
 }
 
 /// For a host that no rule and no policy lets in.

@@ -240,7 +240,7 @@ fn meaning(code: Code) -> &'static str {
         Code::BadParameter => "A query parameter or header is wrong.",
         Code::InvalidField => "The value of `field` cannot be taken.",
         Code::Unauthenticated => "No token, or one that is not known.",
-        Code::Forbidden => "The token's role does not allow it.",
+        Code::Forbidden => "The token's role does not allow it, or the host is another token's.",
         Code::AccessDenied => "The volume's access rules do not let this host in.",
         Code::RouteNotFound => "No such path.",
         Code::MethodNotAllowed => "The path does not take this method.",

@@ -3,7 +3,7 @@
 //! A host that registers and an order to delete exclude each other in etcd itself: the one is
 //! guarded by the volume's record, the other by there being no key of a consumer.
 
-use cobalt_core::{Consumer, Grant, Has, HostId, Volume, VolumeId};
+use cobalt_core::{Consumer, Grant, Has, HostId, Registrar, Volume, VolumeId};
 use cobalt_failpoint::{self as failpoint, Effect};
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,9 @@ use crate::kv::{Guard, Op, Txn};
 use crate::record::{Record, encode};
 use crate::store::{Change, Saved, Store, StoreError, Stored, new_op, put};
 use crate::together::{Committed, Part};
+
+/// The word at rest for one who needs no token.
+const MACHINE: &str = "machine";
 
 /// How an order to delete a volume ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +116,9 @@ mod v1 {
         pub(crate) address: Option<std::net::IpAddr>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub(crate) has: Option<Has>,
+        /// `machine`, or a token's id.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub(crate) by: Option<String>,
     }
 
     #[derive(Serialize, Deserialize)]
@@ -144,6 +150,10 @@ impl Record for Consumer {
                 trouble: has.trouble.clone(),
                 since_ms: has.since_ms,
             }),
+            by: self.by.map(|by| match by {
+                Registrar::Machine => MACHINE.to_owned(),
+                Registrar::Token(id) => id.to_string(),
+            }),
         }
     }
 
@@ -155,7 +165,15 @@ impl Record for Consumer {
             since_ms: rest.since_ms,
             address: rest.address,
             has: rest.has.map(has_from_rest).transpose()?,
+            by: rest.by.map(|by| registrar_from_rest(&by)).transpose()?,
         })
+    }
+}
+
+fn registrar_from_rest(rest: &str) -> Result<Registrar, String> {
+    match rest {
+        MACHINE => Ok(Registrar::Machine),
+        id => id.parse().map(Registrar::Token).map_err(|bad: cobalt_core::BadId| bad.to_string()),
     }
 }
 

@@ -100,6 +100,7 @@ pub async fn a_volume_in_use_is_not_deleted(kv: Kv) {
         since_ms: 1,
         address: None,
         has: None,
+        by: None,
     };
     let done = store.register_consumer(&stored, &consumer).await.expect("an answer");
     assert!(matches!(done, Saved::Done(_)), "{done:?}");

@@ -138,5 +138,13 @@ async fn a_host_that_comes_and_an_order_to_delete_still_exclude_each_other() {
 }
 
 fn a_consumer(volume: cobalt_core::VolumeId, host: HostId) -> Consumer {
-    Consumer { volume, host, hostname: "h1".into(), since_ms: 1, address: None, has: None }
+    Consumer {
+        volume,
+        host,
+        hostname: "h1".into(),
+        since_ms: 1,
+        address: None,
+        has: None,
+        by: None,
+    }
 }

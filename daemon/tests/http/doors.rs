@@ -80,6 +80,39 @@ async fn a_role_may_do_what_it_is_for_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_host_is_spoken_for_by_the_token_that_registered_it_first() {
+    let world = World::playing().await;
+    assert_eq!(world.call("PUT", "/v1/volumes/web?wait=ready", "{}").await.status, 201);
+    let (id, first) = token(&world, Role::Consumer).await;
+    let other = token(&world, Role::Consumer).await.1;
+    let admin = token(&world, Role::Admin).await.1;
+    let target = "/v1/volumes/web/consumers/00000000-0000-4000-8000-000000000001";
+    let body = r#"{"hostname":"h1","address":"10.0.0.1"}"#;
+    assert_eq!(world.call_as(&first, "PUT", target, body).await.status, 200);
+    for method in ["PUT", "DELETE"] {
+        let reply = world.call_as(&other, method, target, body).await;
+        assert_eq!((reply.status, reply.code().as_str()), (403, "forbidden"), "{method}");
+        assert!(reply.problem().2.contains(&id), "{reply:?}");
+    }
+    // Neither an admin nor the machine itself takes it over by speaking of it.
+    assert_eq!(world.call_as(&admin, "PUT", target, body).await.status, 200);
+    assert_eq!(world.call("PUT", target, body).await.status, 200);
+    assert_eq!(world.call_as(&other, "PUT", target, body).await.status, 403);
+    assert_eq!(world.call_as(&first, "DELETE", target, "").await.status, 204);
+    // What a machine registered without a token is no token's.
+    assert_eq!(world.call("PUT", target, body).await.status, 200);
+    assert_eq!(world.call_as(&first, "DELETE", target, "").await.status, 403);
+    let known = format!("Authorization: Bearer {first}\r\n");
+    assert_eq!(world.call_with("PUT", target, &known, body).await.status, 200);
+    assert_eq!(world.call_as(&other, "PUT", target, body).await.status, 403);
+    // The successor of a token that was revoked.
+    let revoked = world.call("DELETE", &format!("/v1/tokens/{id}"), "").await;
+    assert_eq!(revoked.status, 204);
+    assert_eq!(world.call_as(&other, "PUT", target, body).await.status, 200);
+    assert_eq!(world.call_as(&other, "DELETE", target, "").await.status, 204);
+}
+
+#[tokio::test]
 async fn a_token_is_listed_without_its_secret_and_worthless_once_revoked() {
     let world = World::start().await;
     let (id, secret) = token(&world, Role::Viewer).await;

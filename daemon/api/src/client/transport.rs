@@ -22,6 +22,7 @@ use super::error::ClientError;
 use super::path::add_query;
 use super::tls::Trust;
 use crate::error::Code;
+use crate::wire::Problem;
 
 /// No reply of the API is larger.
 const MAX_REPLY: usize = 16 << 20;
@@ -100,6 +101,15 @@ enum Failure {
     Final(ClientError),
 }
 
+impl Reply {
+    /// Whether whoever answered lives, and cannot reach etcd.
+    fn is_cut_off(&self) -> bool {
+        self.status == StatusCode::SERVICE_UNAVAILABLE
+            && serde_json::from_slice::<Problem>(&self.body)
+                .is_ok_and(|problem| problem.code == Code::StoreUnavailable.as_str())
+    }
+}
+
 impl Transport {
     /// Without `trust` the system's authorities are believed, which are read only when needed.
     pub(super) fn new(
@@ -115,7 +125,8 @@ impl Transport {
         Transport { lines, preferred: AtomicUsize::new(0), token }
     }
 
-    /// Sends the call to the endpoint that answered last, then to the others.
+    /// Sends the call to the endpoint that answered last, then to the others. One that says that it
+    /// has lost etcd is no answer while another may know more and a repeat does no harm.
     pub(super) async fn send(&self, call: &Call, limit: Duration) -> Result<Reply, ClientError> {
         let token = self.token_header()?;
         let deadline = Instant::now() + limit.min(MAX_LIMIT);
@@ -123,15 +134,24 @@ impl Transport {
         let first = self.preferred.load(Ordering::Relaxed);
         let mut repeated = false;
         let mut last = Failure::NotSent("no address of the API is given".into());
+        let mut cut_off = None;
         for turn in 0..count {
             let index = (first + turn) % count;
             let line = &self.lines[index];
             let until = turn_end(call, deadline, count - turn);
             match line.exchange(call, token.as_ref(), until, &mut repeated).await {
                 Ok(Answer { status, body, stream }) => {
-                    self.preferred.store(index, Ordering::Relaxed);
                     let endpoint = line.name.clone();
-                    return Ok(Reply { endpoint, status, body, stream, repeated });
+                    let reply = Reply { endpoint, status, body, stream, repeated };
+                    if count > 1 && call.repeatable && reply.is_cut_off() {
+                        self.preferred.store((index + 1) % count, Ordering::Relaxed);
+                        // It may have lost etcd with our wish on its way there.
+                        repeated = true;
+                        cut_off = Some(reply);
+                        continue;
+                    }
+                    self.preferred.store(index, Ordering::Relaxed);
+                    return Ok(reply);
                 }
                 Err(Failure::Final(error)) => return Err(error),
                 Err(failure) => {
@@ -146,7 +166,8 @@ impl Transport {
                 }
             }
         }
-        Err(self.gave_up(last, limit))
+        // What one said tells more than that others said nothing.
+        cut_off.ok_or_else(|| self.gave_up(last, limit))
     }
 
     fn gave_up(&self, last: Failure, after: Duration) -> ClientError {
@@ -261,9 +282,10 @@ impl Line {
             let secs = server_secs(until.saturating_duration_since(Instant::now()));
             add_query(&mut target, "timeout_secs", &secs.to_string());
         }
-        let (host, token) = match (&self.pool, self.base.authority()) {
-            (Wire::Tcp(_) | Wire::Tls(..), Some(authority)) => (authority.as_str(), token),
-            (Wire::Tcp(_) | Wire::Tls(..) | Wire::Unix(_), _) => ("cobalt", None),
+        // The socket needs no token; it knows us by it as the one we are on other endpoints.
+        let host = match (&self.pool, self.base.authority()) {
+            (Wire::Tcp(_) | Wire::Tls(..), Some(authority)) => authority.as_str(),
+            (Wire::Tcp(_) | Wire::Tls(..) | Wire::Unix(_), _) => "cobalt",
         };
         let mut parts = self.base.clone().into_parts();
         parts.path_and_query = target.parse().ok();
