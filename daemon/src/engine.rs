@@ -156,6 +156,15 @@ impl Engine {
         for (((decision, saved), waited), given) in
             decisions.iter().zip(&saved).zip(waited).zip(given)
         {
+            let saved = match saved {
+                Ok(saved) => saved,
+                Err(why) => {
+                    let (volume, id) = (&decision.volume.name, decision.volume.id);
+                    tracing::error!(%volume, %id, why, "what was decided cannot be written");
+                    given.free();
+                    continue;
+                }
+            };
             self.meter.decided(self.log(&decision.volume, *saved, term, waited));
             match saved {
                 Saved::Done(revision) => {

@@ -5,6 +5,8 @@
 
 #[path = "http/callbacks.rs"]
 mod callbacks;
+#[path = "http/crowd.rs"]
+mod crowd;
 #[path = "http/doors.rs"]
 mod doors;
 #[path = "http/events.rs"]

@@ -48,6 +48,7 @@ passes!(
     a_name_is_taken_once,
     a_moved_record_is_not_overwritten,
     one_moved_record_does_not_hold_up_the_others,
+    a_record_that_is_too_large_does_not_hold_up_the_others,
     a_deposed_leader_writes_nothing,
     a_session_keeps_its_lease_and_ends_it_when_closed,
 );

@@ -37,6 +37,8 @@ pub enum Code {
     BeingDeleted,
     /// Some host uses the volume.
     InUse,
+    /// As many hosts use the volume as may.
+    TooManyConsumers,
     /// The record is not at the revision of `If-Match`.
     RevisionMoved,
     /// It was accepted and is not done yet; ask again.
@@ -51,7 +53,7 @@ pub enum Code {
 
 impl Code {
     /// All of them, in the order of the table in docs/api.md.
-    pub const ALL: [Code; 21] = [
+    pub const ALL: [Code; 22] = [
         Code::MalformedBody,
         Code::BodyTooLarge,
         Code::BadParameter,
@@ -68,6 +70,7 @@ impl Code {
         Code::VolumeDiffers,
         Code::BeingDeleted,
         Code::InUse,
+        Code::TooManyConsumers,
         Code::RevisionMoved,
         Code::StillPending,
         Code::StoreUnavailable,
@@ -92,6 +95,7 @@ impl Code {
             Code::VolumeDiffers => ("volume_differs", 409),
             Code::BeingDeleted => ("being_deleted", 409),
             Code::InUse => ("in_use", 409),
+            Code::TooManyConsumers => ("too_many_consumers", 409),
             Code::RevisionMoved => ("revision_moved", 412),
             Code::BodyTooLarge => ("body_too_large", 413),
             Code::InvalidField => ("invalid_field", 422),

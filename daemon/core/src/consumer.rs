@@ -5,6 +5,9 @@ use std::net::IpAddr;
 use crate::access::Grant;
 use crate::ident::{HostId, TokenId, VolumeId};
 
+/// The most hosts that may use one volume at a time.
+pub const MAX_CONSUMERS: usize = 500;
+
 /// A host that has a volume mounted, or is about to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Consumer {

@@ -33,7 +33,10 @@ impl Saver {
                 };
                 for (index, reply) in replies.into_iter().enumerate() {
                     let each = match &outcome {
-                        Ok(saved) => saved.get(index).copied().ok_or("not written".to_owned()),
+                        Ok(saved) => saved
+                            .get(index)
+                            .cloned()
+                            .unwrap_or_else(|| Err("not written".to_owned())),
                         Err(why) => Err(why.clone()),
                     };
                     // Whoever asked may have gone; the record is written all the same.

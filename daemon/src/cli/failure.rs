@@ -151,6 +151,12 @@ fn next_step(code: Code, name: &str) -> Option<String> {
                  for a host that is gone for good: cobalt volume release {name} HOST"
             ));
         }
+        Code::TooManyConsumers => {
+            return Some(format!(
+                "see them: cobalt volume show {name}; \
+                 for a host that is gone for good: cobalt volume release {name} HOST"
+            ));
+        }
         Code::RevisionMoved => "somebody else changed it; look again and repeat",
         Code::StoreUnavailable => {
             "etcd does not answer; volumes in use are not touched by that; \

@@ -10,7 +10,10 @@ use axum::http::request::Parts;
 use axum::{Extension, Json};
 use cobalt_api::error::Code;
 use cobalt_api::{shapes, wire};
-use cobalt_core::{Consumer, Has, HostId, Network, Phase, Registrar, Volume, VolumeId, VolumeName};
+use cobalt_core::{
+    Consumer, Has, HostId, MAX_CONSUMERS, Network, Phase, Registrar, Volume, VolumeId, VolumeName,
+    admitted,
+};
 use cobalt_store::{Saved, Stored, View};
 
 use super::Api;
@@ -28,7 +31,7 @@ const MAX_LINE: usize = 200;
 
 problems!(
     RegisterProblems: MalformedBody, BodyTooLarge, BadParameter, InvalidField, AccessDenied,
-    VolumeNotFound, BeingDeleted, RevisionMoved, StillPending, StoreUnavailable
+    VolumeNotFound, BeingDeleted, TooManyConsumers, RevisionMoved, StillPending, StoreUnavailable
 );
 problems!(ReleaseProblems: BadParameter, InvalidField, VolumeNotFound, StoreUnavailable);
 
@@ -226,6 +229,9 @@ impl Api {
             if may.is_none() && (before.is_none() || wants_in) {
                 return Err(denied(name, &consumer));
             }
+            if before.is_none() {
+                self.check_room(&stored.value, &consumer)?;
+            }
             let Stored { value, revision: read_at } = &stored;
             let shown = Stored { value: Arc::new(value.clone()), revision: *read_at };
             // Written also where the view shows it: the view may not show yet that it is gone.
@@ -240,6 +246,26 @@ impl Api {
             }
         }
         Err(busy(name))
+    }
+
+    /// The record of a volume names all whom its export lets in, and only so much has room in it.
+    fn check_room(&self, volume: &Volume, new: &Consumer) -> Result<(), Failure> {
+        let (count, admits) = self.follower.read(|view| {
+            let others = view.consumers(volume.id).filter(|known| known.host != new.host);
+            (others.clone().count(), admitted(volume, others.chain([new])))
+        });
+        let fits = volume.clone().admitting(admits).is_ok_and(|then| cobalt_store::fits(&then));
+        match fits && count < MAX_CONSUMERS {
+            true => Ok(()),
+            false => {
+                let said = format!(
+                    "volume \"{}\" is used by {count} hosts, and more may not use it at a time; \
+                     release those that are gone for good",
+                    volume.name
+                );
+                Err(Failure::new(Code::TooManyConsumers, said))
+            }
+        }
     }
 
     /// That some host uses the volume, with the names of those that are known.

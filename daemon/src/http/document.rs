@@ -251,6 +251,7 @@ fn meaning(code: Code) -> &'static str {
         Code::VolumeDiffers => "Another wish holds under this name; `differences` tells where.",
         Code::BeingDeleted => "The volume is on its way out.",
         Code::InUse => "Some host uses the volume.",
+        Code::TooManyConsumers => "As many hosts use the volume as may at a time.",
         Code::RevisionMoved => "The record is not at the revision of If-Match.",
         Code::StillPending => "It was accepted and is not done yet; ask again.",
         Code::StoreUnavailable => "etcd does not answer.",

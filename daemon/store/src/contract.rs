@@ -268,8 +268,29 @@ pub async fn one_moved_record_does_not_hold_up_the_others(kv: Kv) {
     }
     changes[7].read_at -= 1;
     let saved = store.save_as_agent(&changes).await.expect("an answer");
-    let moved: Vec<_> = (0..50).filter(|i| saved[*i] == Saved::Moved).collect();
+    let moved: Vec<_> = (0..50).filter(|i| saved[*i] == Ok(Saved::Moved)).collect();
     assert_eq!(moved, [7]);
+}
+
+/// A record that is too large fails alone, with the reason.
+pub async fn a_record_that_is_too_large_does_not_hold_up_the_others(kv: Kv) {
+    let store = fresh_store(&kv);
+    let mut changes = Vec::new();
+    for i in 0..5 {
+        let volume = a_volume(&format!("v{i}"));
+        let Created::New(read_at) = store.create_volume(&volume).await.expect("an answer") else {
+            panic!("the name is free");
+        };
+        changes.push(Change { volume, read_at });
+    }
+    let large = changes[2].volume.clone().troubled("x".repeat(70_000), 0);
+    assert!(!crate::fits(&large) && crate::fits(&changes[2].volume));
+    changes[2].volume = large;
+    let saved = store.save_as_agent(&changes).await.expect("an answer");
+    let why = saved[2].clone().expect_err("it is too large");
+    assert!(why.contains("64 KiB"), "{why}");
+    let written = saved.iter().filter(|one| matches!(one, Ok(Saved::Done(_)))).count();
+    assert_eq!(written, 4);
 }
 
 /// One leads at a time; a deposed leader writes nothing.
@@ -295,7 +316,7 @@ pub async fn a_deposed_leader_writes_nothing(kv: Kv) {
     let found = store.volume(&volume.name).await.expect("an answer");
     assert_eq!(found, Some(Stored { value: volume, revision: read_at }));
     let saved = store.save_as_leader(&new, &changes).await.expect("it leads");
-    assert!(matches!(saved[..], [Saved::Done(_)]));
+    assert!(matches!(saved[..], [Ok(Saved::Done(_))]));
 }
 
 /// The view shows what is written, sums over it, and everything again after it was read anew.

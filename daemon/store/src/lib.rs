@@ -35,5 +35,5 @@ pub use kv::{Kv, KvError};
 pub use lease::{Session, SessionOptions, Term};
 pub use memory::Memory;
 pub use record::{Cluster, Role, Token};
-pub use store::{Change, Created, Placed, Saved, Store, StoreError, Stored};
+pub use store::{Change, Created, Placed, Saved, Store, StoreError, Stored, Written, fits};
 pub use view::{Held, Leader, View};

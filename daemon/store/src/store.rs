@@ -60,6 +60,9 @@ pub enum Saved {
     Moved,
 }
 
+/// How one of several writes ended; or why etcd does not take it, and would not the next time.
+pub type Written = Result<Saved, String>;
+
 /// How making a volume's record ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Created {
@@ -287,7 +290,7 @@ impl Store {
         &self,
         term: &Term,
         changes: &[Change],
-    ) -> Result<Vec<Saved>, StoreError> {
+    ) -> Result<Vec<Written>, StoreError> {
         failpoint::before(Effect::EngineSave)?;
         let saved = self.save_all(Some(term), changes).await?;
         failpoint::after(Effect::EngineSave)?;
@@ -298,7 +301,7 @@ impl Store {
     ///
     /// # Errors
     /// When etcd does not answer or refuses.
-    pub async fn save_as_agent(&self, changes: &[Change]) -> Result<Vec<Saved>, StoreError> {
+    pub async fn save_as_agent(&self, changes: &[Change]) -> Result<Vec<Written>, StoreError> {
         failpoint::before(Effect::AgentSave)?;
         let saved = self.save_all(None, changes).await?;
         failpoint::after(Effect::AgentSave)?;
@@ -347,17 +350,21 @@ impl Store {
         &self,
         term: Option<&Term>,
         changes: &[Change],
-    ) -> Result<Vec<Saved>, StoreError> {
+    ) -> Result<Vec<Written>, StoreError> {
         let mut all = Vec::with_capacity(changes.len());
         for batch in changes.chunks(BATCH) {
             match self.save(term, batch).await {
-                Ok(Some(saved)) => all.extend(batch.iter().map(|_| saved)),
-                Ok(None) if batch.len() == 1 => all.push(Saved::Moved),
-                // One of them moved, or they are too large together: each for itself, so that
-                // it holds up none of the others.
+                Ok(Some(saved)) => all.extend(batch.iter().map(|_| Ok(saved))),
+                Ok(None) if batch.len() == 1 => all.push(Ok(Saved::Moved)),
+                // One of them moved or is too large, or they are so together: each for itself, so
+                // that it holds up none of the others.
                 Ok(None) | Err(StoreError::Refused(_)) => {
                     for change in batch.chunks(1) {
-                        all.push(self.save(term, change).await?.unwrap_or(Saved::Moved));
+                        all.push(match self.save(term, change).await {
+                            Ok(saved) => Ok(saved.unwrap_or(Saved::Moved)),
+                            Err(StoreError::Refused(why)) => Err(why),
+                            Err(error) => return Err(error),
+                        });
                     }
                 }
                 Err(error) => return Err(error),
@@ -406,6 +413,11 @@ impl Store {
 pub(crate) fn leads(term: &Term, found: &[Option<Entry>]) -> bool {
     let held = found.first().and_then(Option::as_ref);
     held.is_some_and(|entry| entry.created == term.created)
+}
+
+/// Whether the record of a volume is not too large to be kept.
+pub fn fits(volume: &Volume) -> bool {
+    encode(volume, &new_op()).len() <= MAX_RECORD
 }
 
 pub(crate) fn put(key: &str, value: Vec<u8>, lease: Option<LeaseId>) -> Result<Op, StoreError> {

@@ -168,7 +168,7 @@ impl View {
     }
 
     /// The hosts that use a volume.
-    pub fn consumers(&self, id: VolumeId) -> impl Iterator<Item = &Consumer> {
+    pub fn consumers(&self, id: VolumeId) -> impl Iterator<Item = &Consumer> + Clone {
         self.consumers.get(&id).into_iter().flat_map(BTreeMap::values)
     }
 
