@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use cobalt_api::VolumeId;
 use cobalt_api::client::{Client, ClientError, Wait};
 use cobalt_api::error::Code;
 use cobalt_api::wire::{ConsumerRequest, ConsumerState, Phase, Volume};
@@ -19,7 +20,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::address;
 use crate::known::Place;
-use crate::mounts::Mounts;
+use crate::mounts::{Mounts, State};
 use crate::place::{self, NoWay, Way};
 use crate::view::View;
 use crate::{said, statefile};
@@ -28,6 +29,9 @@ use crate::{said, statefile};
 const RELEASE_LIMIT: Duration = Duration::from_secs(2);
 /// The same where it does not answer and nobody waits for us to go on trying.
 const OUTAGE_LIMIT: Duration = Duration::from_millis(500);
+
+/// How long one volume may be busy before the others' turn comes.
+const BUSY_LIMIT: Duration = Duration::from_millis(500);
 
 /// Who we are to the API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +110,14 @@ impl Consumers {
         found.await.unwrap_or_else(|error| Err(NoWay::Local(io::Error::other(error))))
     }
 
+    /// The same for who may wait for files.
+    ///
+    /// # Errors
+    /// When there is no way.
+    pub fn find_way(&self, place: &Place) -> Result<Way, NoWay> {
+        place::find(&self.run_dir, place, self.address)
+    }
+
     /// This host's address as a node at `node` sees it; `None` when there is no way there.
     pub fn own_address_towards(&self, node: IpAddr) -> Option<IpAddr> {
         self.address.or_else(|| address::towards(node).ok())
@@ -115,6 +127,11 @@ impl Consumers {
     pub async fn turn(&self, name: &str) -> Turn {
         let turn = Arc::clone(lock(&self.turns).entry(name.to_owned()).or_default());
         turn.lock_owned().await
+    }
+
+    /// The same; `None` when others take longer.
+    pub async fn turn_within(&self, name: &str, limit: Duration) -> Option<Turn> {
+        tokio::time::timeout(limit, self.turn(name)).await.ok()
     }
 
     /// Whether the volume is noted and here, so that nothing of it can have changed elsewhere.
@@ -185,9 +202,14 @@ impl Consumers {
             }
         });
         for name in missing {
-            let turn = self.turn(&name).await;
+            // A volume that is being mounted is noted by who does that.
+            let Some(turn) = self.turn_within(&name, BUSY_LIMIT).await else { continue };
             let known = self.view.get(&name).filter(|_| self.mounts.named(&name).is_some());
-            let Some(place) = known.and_then(|known| known.place.clone()) else { continue };
+            let Some((place, id)) =
+                known.and_then(|known| Some((known.place.clone()?, known.id.clone())))
+            else {
+                continue;
+            };
             let address = match self.way(&place).await {
                 Ok(way) => way.own_address(),
                 Err(error) => {
@@ -197,22 +219,44 @@ impl Consumers {
             };
             match self.note(&name, (address, None), Wait::No, RELEASE_LIMIT, &turn).await {
                 Ok(volume) => drop(self.view.put(volume)),
-                // The rules bar us by now: what is mounted here is taken away when the API lists
-                // us, and until then nothing more can be said.
+                // The rules bar us by now, and one who is not noted is told of nothing.
                 Err(error) if error.code() == Some(Code::AccessDenied) => {
-                    tracing::warn!(volume = name, "it is mounted here against its access rules");
+                    self.take_away(&name, &id).await;
                 }
                 Err(error) => leave_if_forbidden(&name, error)?,
             }
         }
         for name in surplus {
-            let turn = self.turn(&name).await;
+            let Some(turn) = self.turn_within(&name, BUSY_LIMIT).await else { continue };
             if let Err(error) = self.release_if_gone(&name, &turn).await {
                 leave_if_forbidden(&name, error)?;
             }
         }
         lock(&self.turns).retain(|_, turn| Arc::strong_count(turn) > 1);
         Ok(())
+    }
+
+    /// Takes a volume away that is mounted here against its rules, if it is not away yet.
+    async fn take_away(&self, name: &str, id: &str) {
+        let Ok(id) = id.parse::<VolumeId>() else { return };
+        let mounts = Arc::clone(&self.mounts);
+        let taken = tokio::task::spawn_blocking(move || match mounts.state(&id) {
+            Ok(Some(State::Mounted { .. })) => {
+                Some(mounts.take_away(&id).map_err(|error| said::line(&error)))
+            }
+            Ok(Some(State::Away) | None) | Err(_) => None,
+        });
+        match taken.await {
+            Ok(None) => (),
+            Ok(Some(Ok(()))) => {
+                tracing::warn!(
+                    volume = name,
+                    "taken away: it was mounted against its access rules"
+                );
+            }
+            Ok(Some(Err(why))) => tracing::warn!(volume = name, why, "it cannot be taken away"),
+            Err(error) => tracing::error!(volume = name, "taking it away broke off: {error}"),
+        }
     }
 
     fn is_here(&self, name: &str, id: &str) -> bool {

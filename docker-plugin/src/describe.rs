@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn what_is_only_mounted_here_is_told_with_the_outage() {
         let path = Some("/m/1".to_owned());
-        let here = MountedHere { id: "1".into(), path, holders: vec!["x".into()] };
+        let here = MountedHere { id: "1".into(), path, holders: vec!["x".into()], number: 0 };
         let reason = "it is mounted here, and the API no longer lists it";
         let wanted = json!({
             "Name": "web", "Mountpoint": "/m/1",

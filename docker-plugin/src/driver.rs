@@ -37,6 +37,11 @@ const OUTAGE_NEWS_LIMIT: Duration = Duration::from_millis(500);
 /// How long the API may take to have a volume exported to this host; dockerd waits 120 s for
 /// this and the mount.
 const ADMIT_LIMIT: Duration = Duration::from_secs(60);
+/// How long a volume may be busy otherwise before it is not removed; dockerd waits 60 s for this
+/// and the deletion.
+const TURN_LIMIT: Duration = Duration::from_secs(10);
+/// The same before it is left for later to say that it is not used any more.
+const TELL_LIMIT: Duration = Duration::from_secs(2);
 /// Between two tries to reach the API.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
@@ -196,7 +201,10 @@ impl Driver {
     async fn remove(&self, name: &str) -> Outcome {
         // What cannot be a name was never made.
         let Ok(name) = name.parse::<VolumeName>() else { return Ok(Reply::Done) };
-        let turn = self.consumers.turn(name.as_str()).await;
+        let Some(turn) = self.consumers.turn_within(name.as_str(), TURN_LIMIT).await else {
+            let why = "is being mounted on this host, and its node takes long to answer; try again";
+            return Err(refuse(&format!("volume \"{name}\" {why}")));
+        };
         let (mounts, wanted) = (Arc::clone(&self.mounts), name.to_string());
         let used = blocking(move || mounts.free(&wanted)).await?;
         if let Some(why) = still_used(used) {
@@ -334,11 +342,13 @@ impl Driver {
     }
 
     async fn unmount(&self, request: Request) -> Outcome {
-        let turn = self.consumers.turn(&request.name).await;
         let (mounts, name) = (Arc::clone(&self.mounts), request.name.clone());
         blocking(move || mounts.unmount(&name, &request.id)).await?;
-        // The next pass says it again.
-        drop(self.consumers.release_if_gone(&request.name, &turn).await);
+        // Somebody may be waiting for a storage node to mount it anew, for longer than dockerd
+        // waits for us. The next pass says it again.
+        if let Some(turn) = self.consumers.turn_within(&request.name, TELL_LIMIT).await {
+            drop(self.consumers.release_if_gone(&request.name, &turn).await);
+        }
         Ok(Reply::Done)
     }
 }

@@ -152,6 +152,13 @@ impl Known {
             )
             || (&self.mount_options, &self.consumers) != (&other.mount_options, &other.consumers)
     }
+
+    /// Whether containers may have to see something else than before.
+    pub(crate) fn differs_in_use(&self, other: &Known) -> bool {
+        self.differs_for_good(other)
+            || (self.epoch, self.generation, self.fresh)
+                != (other.epoch, other.generation, other.fresh)
+    }
 }
 
 impl Known {

@@ -108,6 +108,7 @@ pub async fn run(
         view: Arc::clone(&view),
         mounts: Arc::clone(&mounts),
         busy: Mutex::default(),
+        looked: Mutex::default(),
     });
     let driver = Arc::new(Driver {
         client: client.clone(),

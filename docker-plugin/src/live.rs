@@ -2,8 +2,13 @@
 //! not use any more is taken away from them, one that it may use again, otherwise or from
 //! elsewhere is given to them; and what came of it is told.
 //!
+//! What changed, or now and then all of it, is looked at together ([`look`]). Only where something
+//! is to be done is anything done, with a look of its own.
+//!
 //! Each volume has a task of its own while there is something to do, so that a node that does not
 //! answer holds up nobody else's volumes.
+
+mod look;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -14,11 +19,13 @@ use std::time::Duration;
 use cobalt_api::VolumeId;
 use cobalt_api::client::Wait;
 use cobalt_api::wire::{AccessMode, ConsumerState, Phase};
+use tokio::time::MissedTickBehavior;
 
+use self::look::Looked;
 use crate::address::NFS_PORT;
 use crate::consumers::{Consumers, Turn, is_away};
 use crate::known::{Consumer, Known};
-use crate::mounts::{Mounts, Origin, Source, State};
+use crate::mounts::{Mounts, Source, State};
 use crate::place::Way;
 use crate::said;
 use crate::view::View;
@@ -44,19 +51,25 @@ pub struct Live {
     pub mounts: Arc<Mounts>,
     /// Volumes that are being worked on, and whether to look at them once more.
     pub busy: Mutex<HashMap<String, bool>>,
+    /// What volumes were like when they were last looked at.
+    pub looked: Mutex<HashMap<String, Looked>>,
 }
 
 impl Live {
     /// Looks whenever the view moved, for ever.
     pub async fn keep(self: Arc<Live>) {
         let mut moves = self.view.moves();
+        let mut whole = tokio::time::interval(LOOK_EVERY);
+        whole.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            for name in self.mounts.here().into_keys() {
-                self.look_at(name);
-            }
-            tokio::select! {
-                _ = moves.changed() => (),
-                () = tokio::time::sleep(LOOK_EVERY) => (),
+            let all = tokio::select! {
+                _ = whole.tick() => true,
+                _ = moves.changed() => false,
+            };
+            let live = Arc::clone(&self);
+            match tokio::task::spawn_blocking(move || live.to_do(all)).await {
+                Ok(names) => names.into_iter().for_each(|name| self.look_at(name)),
+                Err(error) => tracing::error!("looking at the volumes broke off: {error}"),
             }
         }
     }
@@ -116,9 +129,7 @@ impl Live {
         let mounts = Arc::clone(&self.mounts);
         let acted = tokio::task::spawn_blocking(move || match source {
             Some(source) => {
-                if same_node {
-                    redirect(&mounts, &id, &source);
-                }
+                let source = if same_node { follow(&mounts, &id, source) } else { source };
                 mounts.give(&id, &source)
             }
             None => mounts.take_away(&id),
@@ -131,19 +142,19 @@ impl Live {
         self.tell(name, &known, &us, id, trouble, &turn).await;
     }
 
+    /// [`Live::way_as_mounted`], after a look at what is mounted.
+    async fn as_mounted(&self, way: Way, id: VolumeId) -> Way {
+        let mounts = Arc::clone(&self.mounts);
+        let state = tokio::task::spawn_blocking(move || mounts.state(&id)).await;
+        self.way_as_mounted(way, state.ok().and_then(Result::ok).flatten().as_ref())
+    }
+
     /// A host with several addresses stays registered with the one from which it reaches what is
     /// mounted, as long as the node has that address.
-    async fn as_mounted(&self, way: Way, id: VolumeId) -> Way {
+    fn way_as_mounted(&self, way: Way, state: Option<&State>) -> Way {
         let Way::There { own, node } = way else { return way };
-        let mounts = Arc::clone(&self.mounts);
-        let origin = tokio::task::spawn_blocking(move || mounts.state(&id)).await;
-        let own = match origin {
-            Ok(Ok(Some(State::Mounted { origin: Origin::Nfs { address: at, .. }, .. }))) => {
-                let at = at.parse().ok().filter(|at| node.contains(at));
-                at.and_then(|at| self.consumers.own_address_towards(at)).unwrap_or(own)
-            }
-            Ok(Ok(Some(State::Mounted { .. } | State::Away) | None) | Err(_)) | Err(_) => own,
-        };
+        let at = state.and_then(State::address).filter(|at| node.contains(at));
+        let own = at.and_then(|at| self.consumers.own_address_towards(at)).unwrap_or(own);
         Way::There { own, node }
     }
 
@@ -196,9 +207,7 @@ impl Live {
         let mounts = Arc::clone(&self.mounts);
         let state = tokio::task::spawn_blocking(move || mounts.state(&id)).await;
         let mode = match state {
-            Ok(Ok(Some(State::Mounted { read_only: false, .. }))) => AccessMode::Rw,
-            Ok(Ok(Some(State::Mounted { read_only: true, .. }))) => AccessMode::Ro,
-            Ok(Ok(Some(State::Away))) => AccessMode::None,
+            Ok(Ok(Some(state))) => state.mode(),
             // Not mounted any more, or it cannot be known: there is nothing to tell.
             Ok(Ok(None) | Err(_)) | Err(_) => return,
         };
@@ -237,23 +246,29 @@ impl Live {
     }
 }
 
-/// Lets what waits for an address that the node no longer has wait for the one that it has now.
-fn redirect(mounts: &Mounts, id: &VolumeId, source: &Source) {
-    let Source::Nfs { addresses, .. } = source else { return };
-    let Ok(Some(State::Mounted { origin: Origin::Nfs { address, .. }, .. })) = mounts.state(id)
-    else {
-        return;
+/// Where a node does not answer any more at the address from which a volume is mounted, but at
+/// another of its own: lets what waits for it wait there. What the mount shall come from.
+fn follow(mounts: &Mounts, id: &VolumeId, source: Source) -> Source {
+    let Source::Nfs { addresses, path, options, read_only } = source else { return source };
+    let all = |addresses| Source::Nfs { addresses, path, options, read_only };
+    let before = mounts.state(id).ok().flatten().as_ref().and_then(State::address);
+    let others: Vec<IpAddr> =
+        addresses.iter().copied().filter(|other| Some(*other) != before).collect();
+    let Some(before) = before.filter(|before| !others.is_empty() && !answers(*before)) else {
+        return all(addresses);
     };
-    let Ok(before) = address.parse::<IpAddr>() else { return };
-    if addresses.contains(&before) || answers(before) {
-        return;
-    }
     // Only where somebody is: what was sent elsewhere does not come back by itself.
-    let Some(now) = addresses.iter().find(|now| answers(**now)) else { return };
-    match mounts.redirect(before, *now) {
-        Ok(()) => tracing::info!(%id, %before, %now, "its node is at another address"),
-        // The new mount is made all the same; only who waits already goes on waiting.
-        Err(error) => tracing::warn!(%id, %before, %now, "not redirected: {error}"),
+    let Some(now) = others.into_iter().find(|now| answers(*now)) else { return all(addresses) };
+    match mounts.redirect(id, before, now) {
+        Ok(()) => {
+            tracing::info!(%id, %before, %now, "its node is at another address");
+            all(addresses)
+        }
+        // A new mount is made in the place of the old one; only who waits already goes on waiting.
+        Err(error) => {
+            tracing::warn!(%id, %before, %now, "not redirected: {error}");
+            all(vec![now])
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! one volume wait for each other, those of different volumes do not. All methods that name an
 //! error block on files or /proc and belong on a blocking thread.
 
+mod begin;
 pub mod decide;
 mod enter;
 mod filesystem;
@@ -19,6 +20,7 @@ mod order;
 mod pretend;
 mod process;
 mod source;
+mod survey;
 pub mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,10 +37,10 @@ use self::holders::{Held, Holders};
 pub use self::kernel::SourceError;
 pub use self::layers::{Origin, State};
 pub use self::nfs::NfsError;
-use self::noted::Noted;
 pub use self::order::{MountError, MountedHere, Order, Use};
 pub use self::process::Process;
 pub use self::source::Source;
+pub use self::survey::Survey;
 use self::table::Mount;
 
 /// A way to unmount what is at a path.
@@ -100,52 +102,6 @@ impl Mounts {
     pub fn identify(&self, host_id: &str) {
         // The first one stays: it may be in use.
         let _ = self.identity.set(host_id.to_owned());
-    }
-
-    /// Mounts a volume for a holder and says where. For a holder that has it already nothing
-    /// changes. When `abandoned` says so at the end, it is taken back.
-    ///
-    /// # Errors
-    /// As [`MountError`] says; nothing is left behind then.
-    pub fn mount(&self, order: &Order, abandoned: &dyn Fn() -> bool) -> Result<String, MountError> {
-        let id = order.id.to_string();
-        let turn = self.turn(&id);
-        let _turn = lock(&turn);
-        let target = self.folder.join(&id);
-        let fresh = self.ensure_mounted(&id, &order.source, &target)?;
-        let added = self.holders.with(|table| {
-            let held = table.entry(id.clone()).or_insert_with(|| Held::new(order.name.clone()));
-            held.name.clone_from(&order.name);
-            held.mounted = true;
-            held.touch();
-            let known = held.holders.iter_mut().find(|known| known.id == order.holder.id);
-            match known {
-                // After a restart of dockerd the same ID comes from another process.
-                Some(known) => {
-                    *known = order.holder.clone();
-                    false
-                }
-                None => {
-                    held.holders.push(order.holder.clone());
-                    true
-                }
-            }
-        });
-        let mut noted = Noted { mounts: self, id: &id, holder: &order.holder.id, take_back: added };
-        let outcome = match self.holders.save() {
-            Ok(()) if abandoned() => Err(MountError::Abandoned),
-            Ok(()) => Ok(target.display().to_string()),
-            Err(source) => {
-                let act = "who uses it cannot be noted on disk".to_owned();
-                Err(MountError::Refused { act, source })
-            }
-        };
-        if outcome.is_ok() {
-            noted.take_back = false;
-            let Order { name, holder, .. } = order;
-            tracing::info!(volume = name, %id, holder = holder.id, fresh, "mounted");
-        }
-        outcome
     }
 
     /// Lets a holder go, and unmounts when nobody holds or uses the volume any more. A holder or
@@ -259,57 +215,7 @@ impl Mounts {
     fn describe(&self, id: &str, held: &Held) -> MountedHere {
         let path = held.mounted.then(|| self.folder.join(id).display().to_string());
         let holders = held.holders.iter().map(|holder| holder.id.clone()).collect();
-        MountedHere { id: id.to_owned(), path, holders }
-    }
-
-    /// Mounts unless it is; whether it did. Containers that have it already see afterwards what
-    /// this one does.
-    fn ensure_mounted(&self, id: &str, source: &Source, target: &Path) -> Result<bool, MountError> {
-        let refused = |act: &str| {
-            let act = format!("{act} {}", target.display());
-            move |source| MountError::Refused { act, source }
-        };
-        let stack = self.stack(target).map_err(refused("cannot look at"))?;
-        if let Some(top) = stack.last() {
-            let shown = target.display().to_string();
-            if top.volume().as_deref() != Some(id) {
-                return Err(MountError::Occupied(shown));
-            }
-            if self.shows(top, id, source)? {
-                return Ok(false);
-            }
-            let idle = self.users().is_ok_and(|users| users.of(id) == Some(0));
-            if !idle && is_replaced(top, id, source)? {
-                return Err(MountError::Stale(shown));
-            }
-            if !idle {
-                self.change(id, target, &stack, source, false)?;
-                return Ok(true);
-            }
-            tracing::warn!(%id, "an older mount that nobody uses is replaced");
-            for layer in stack.iter().rev() {
-                self.detach(layer, target).map_err(refused("cannot unmount"))?;
-            }
-        }
-        let tree = self.build(id, source)?;
-        self.share_folder().map_err(refused("cannot prepare the folder of"))?;
-        let make = || std::fs::DirBuilder::new().mode(0o700).create(target);
-        match around(Effect::MountPointMake, make) {
-            Ok(()) => (),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => (),
-            Err(error) => return Err(refused("cannot make the folder")(error)),
-        }
-        kernel::put_on_top(&tree, target).map_err(refused("cannot mount it at"))?;
-        Ok(true)
-    }
-
-    /// Makes the folder a shared mount of its own before the first volume is mounted in it.
-    fn share_folder(&self) -> io::Result<()> {
-        let _sharing = lock(&self.sharing);
-        match self.present(&self.folder)? {
-            Some(_) => Ok(()),
-            None => kernel::bind_to_itself(&self.folder),
-        }
+        MountedHere { id: id.to_owned(), path, holders, number: held.number }
     }
 
     /// Drops one holder and unmounts if that was the last use. The volume's turn is held.
@@ -457,16 +363,6 @@ impl Mounts {
 
     fn turn(&self, id: &str) -> Arc<Mutex<()>> {
         Arc::clone(lock(&self.turns).entry(id.to_owned()).or_default())
-    }
-}
-
-/// Whether a bind shows another directory than the pool has now, though it should be a bind.
-fn is_replaced(top: &Mount, id: &str, source: &Source) -> Result<bool, MountError> {
-    match source {
-        Source::Local { pool, .. } if !top.is_curtain() && !top.is_remote() => {
-            is_stale(id, pool, &top.point)
-        }
-        Source::Local { .. } | Source::Nfs { .. } => Ok(false),
     }
 }
 

@@ -15,6 +15,7 @@ pub mod consumer;
 pub mod handles;
 pub mod machine;
 pub mod nfs;
+pub mod scene;
 pub mod storage;
 
 use std::net::Ipv4Addr;
@@ -25,6 +26,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub use consumer::Consumer;
 pub use machine::Machine;
 pub use nfs::NfsServer;
+pub use scene::Scene;
 pub use storage::{EtcdMachine, Storage};
 
 /// The number of the first machine's address.

@@ -2,11 +2,15 @@
 //! curtain that stands where a volume was taken away. It attaches nothing.
 
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::io::{self, Read};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
 
 use super::table::AWAY;
@@ -19,6 +23,8 @@ const CMD_CREATE: libc::c_uint = 6;
 const CLOEXEC: libc::c_uint = 1;
 /// Where the kernel's client is told apart from others of the same host name.
 const IDENTIFIER: &str = "/sys/fs/nfs/net/nfs_client/identifier";
+/// How long others may be introducing themselves.
+const LOCK_LIMIT: Duration = Duration::from_secs(3);
 
 /// A filesystem that was not made.
 #[derive(Debug)]
@@ -78,9 +84,7 @@ impl NfsMount {
 /// As [`Failure`] says.
 pub(super) fn nfs(wanted: &NfsMount) -> Result<OwnedFd, Failure> {
     let made = open(c"nfs4")?;
-    if let Some(identity) = &wanted.identity {
-        introduce(identity, wanted.address);
-    }
+    let _introduced = wanted.identity.as_ref().map(|identity| introduce(identity, wanted.address));
     let parameters = wanted.parameters();
     let shown = parameters.iter().map(|(name, value)| (name.as_str(), value.as_deref()));
     create(&made, shown, wanted.attributes)
@@ -109,11 +113,34 @@ pub(super) fn curtain(id: &str, below: &Path) -> Result<OwnedFd, Failure> {
 /// other's state away. And two addresses would be found to be one storage node by its answers to
 /// one and the same client: the mount by the new address would wait for the old, dead one. So
 /// each address meets a client of its own. Where somebody else chose a name, that stays.
-fn introduce(identity: &str, address: IpAddr) {
-    let before = std::fs::read_to_string(IDENTIFIER).unwrap_or_default();
-    if may_rename(before.trim(), identity) {
-        let _ = std::fs::write(IDENTIFIER, format!("{identity}@{address}"));
+///
+/// The kernel has one place for it. So who writes it keeps others out until its client is made, by
+/// the lock that is given back, and who needs what is there keeps it so; helpers of other plugins on
+/// this host respect that too.
+fn introduce(identity: &str, address: IpAddr) -> Option<Flock<File>> {
+    let said = || std::fs::read_to_string(IDENTIFIER).unwrap_or_default().trim().to_owned();
+    let wanted = format!("{identity}@{address}");
+    if !may_rename(&said(), identity) {
+        return None;
     }
+    let shared = lock_identifier(FlockArg::LockShared);
+    if said() == wanted {
+        return shared;
+    }
+    drop(shared);
+    let alone = lock_identifier(FlockArg::LockExclusive);
+    let _ = std::fs::write(IDENTIFIER, wanted);
+    alone
+}
+
+/// `None` when it cannot be had in time: who has it may wait for a machine that is dead. What is
+/// mounted then may get its client by another one's name, which is no more than a detour.
+fn lock_identifier(how: FlockArg) -> Option<Flock<File>> {
+    let file = File::open(IDENTIFIER).ok()?;
+    let (tell, told) = mpsc::channel();
+    // Nobody listens any more when its time is over.
+    std::thread::spawn(move || tell.send(Flock::lock(file, how).ok()));
+    told.recv_timeout(LOCK_LIMIT).ok().flatten()
 }
 
 fn may_rename(before: &str, identity: &str) -> bool {
@@ -150,7 +177,7 @@ fn create<'a>(
 fn said(context: &OwnedFd) -> String {
     let mut words = Vec::new();
     let Ok(copy) = context.try_clone() else { return String::new() };
-    let mut file = std::fs::File::from(copy);
+    let mut file = File::from(copy);
     let mut line = [0; 1024];
     // One message a read; it ends with an error when there are no more.
     while let Ok(length @ 1..) = file.read(&mut line) {

@@ -34,8 +34,10 @@ pub(super) enum Request {
     Nfs(NfsMount),
     /// Take away the uppermost mount at a path.
     Detach(PathBuf),
-    /// Let what runs to the first address run to the second.
-    Redirect(IpAddr, IpAddr),
+    /// Let what these devices ask at the first address be asked at the second.
+    Redirect(Vec<String>, IpAddr, IpAddr),
+    /// Ask the filesystem that is seen at a path anything at all.
+    Probe(PathBuf),
     /// Put what is seen here in the place of what a container sees.
     Exchange(Exchange),
 }
@@ -175,7 +177,8 @@ fn answer(request: &Request) -> (Answer, Option<OwnedFd>) {
             Err(failure) => (refused(failure), None),
         },
         Request::Detach(target) => done(detach(target)),
-        Request::Redirect(from, to) => done(redirect(*from, *to)),
+        Request::Redirect(devices, from, to) => done(redirect(devices, *from, *to)),
+        Request::Probe(path) => done(probe(path)),
         Request::Exchange(wanted) => done(enter::exchange(wanted)),
     }
 }
@@ -185,9 +188,19 @@ fn detach(target: &Path) -> Result<(), Failure> {
     kernel::detach(target).map_err(|error| Failure { error, step, said: String::new() })
 }
 
-fn redirect(from: IpAddr, to: IpAddr) -> Result<(), Failure> {
+fn probe(path: &Path) -> Result<(), Failure> {
+    let asked = nix::sys::statfs::statfs(path).map(drop);
+    let failed = |error: nix::Error| Failure {
+        error: error.into(),
+        step: "ask it for its size".to_owned(),
+        said: String::new(),
+    };
+    asked.map_err(failed)
+}
+
+fn redirect(devices: &[String], from: IpAddr, to: IpAddr) -> Result<(), Failure> {
     let step = format!("redirect connections from {from} to {to}");
-    let done = nfs::redirect(from, to).map(drop);
+    let done = nfs::redirect(devices, from, to).map(drop);
     done.map_err(|error| Failure { error, step, said: String::new() })
 }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -59,6 +60,8 @@ pub(super) struct Held {
     pub(super) holders: Vec<Holder>,
     /// It is mounted in our folder, as far as we saw last.
     pub(super) mounted: bool,
+    /// Another number is another mount.
+    pub(super) number: u64,
     /// Since when no user has been seen.
     idle_since: Instant,
 }
@@ -66,7 +69,9 @@ pub(super) struct Held {
 impl Held {
     /// A mount that nobody asked about yet.
     pub(super) fn new(name: String) -> Held {
-        Held { name, holders: Vec::new(), mounted: false, idle_since: Instant::now() }
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Held { name, holders: Vec::new(), mounted: false, number, idle_since: Instant::now() }
     }
 
     /// A mount found in the kernel's table of which nothing was noted.

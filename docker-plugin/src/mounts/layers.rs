@@ -11,25 +11,28 @@
 //! is, is read from the kernel's table each time, so that a crash at any step is made good by the
 //! next call: there may be one layer more then, which goes with the last container.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use cobalt_api::VolumeId;
+use cobalt_api::wire::AccessMode;
 
 use super::enter::{Exchange, With};
 use super::filesystem;
 use super::helper::{Outcome, Request};
 use super::source::{Source, choose};
+use super::survey::{Viewer, sees_the_same};
 use super::table::{self, Mount};
 use super::{MountError, Mounts, NfsError, kernel, lock, nfs};
 
 /// How long the look into one container may take.
 const ENTER_LIMIT: Duration = Duration::from_secs(5);
+/// How long a connection may keep those who redirect it waiting: the kernel tries one for a minute.
+const REDIRECT_LIMIT: Duration = Duration::from_secs(70);
 /// How long the filesystem of another machine is waited for when its last mount goes. It goes on
 /// without us.
 const DETACH_LIMIT: Duration = Duration::from_secs(2);
@@ -55,35 +58,52 @@ pub enum Origin {
     Local,
     /// A storage node.
     Nfs {
-        /// Its address, as it was mounted.
+        /// The address at which it is asked now.
         address: String,
         /// The path there.
         path: String,
     },
 }
 
-/// A volume as another mount namespace sees it.
-#[derive(Debug)]
-struct Viewer {
-    id: String,
-    /// The folder in /proc of a task there.
-    task: PathBuf,
-    /// What is seen.
-    mount: Mount,
+/// What came of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Went {
+    /// It is so.
+    Done,
+    /// A storage node is needed for it, which nobody waits for with a volume's turn in hand.
+    Lacks,
 }
 
 impl State {
-    fn of(mount: &Mount) -> State {
+    pub(super) fn of(mount: &Mount) -> State {
         if mount.is_curtain() {
             return State::Away;
         }
         let origin = match mount.server_path() {
-            Some((address, path)) => {
-                Origin::Nfs { address: address.to_owned(), path: path.to_owned() }
+            Some((server, path)) => {
+                let address = mount.peer.as_deref().unwrap_or(server).to_owned();
+                Origin::Nfs { address, path: path.to_owned() }
             }
             None => Origin::Local,
         };
         State::Mounted { origin, read_only: is_read_only(mount) }
+    }
+
+    /// Where the storage node is asked from which the data comes.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            State::Mounted { origin: Origin::Nfs { address, .. }, .. } => address.parse().ok(),
+            State::Mounted { origin: Origin::Local, .. } | State::Away => None,
+        }
+    }
+
+    /// What containers can do with it.
+    pub fn mode(&self) -> AccessMode {
+        match self {
+            State::Mounted { read_only: false, .. } => AccessMode::Rw,
+            State::Mounted { read_only: true, .. } => AccessMode::Ro,
+            State::Away => AccessMode::None,
+        }
     }
 }
 
@@ -145,15 +165,21 @@ impl Mounts {
         self.give_by(id, source, true)
     }
 
-    /// A storage node has the address `to` instead of `from`: what its mounts here wait for is
-    /// asked there. Only for what is the same machine. The mounts themselves are changed by
-    /// [`Mounts::give`], and keep what is open.
+    /// A storage node has the address `to` instead of `from`, or is no longer reached there: what
+    /// this volume's mounts ask at `from` is asked at `to`, by those who wait for an answer too.
+    /// Only for what is the same machine. The mounts themselves stay, with what is open.
     ///
     /// # Errors
-    /// When the kernel refuses, as it does before Linux 5.14: who waits for the old address goes
-    /// on waiting then.
-    pub fn redirect(&self, from: IpAddr, to: IpAddr) -> io::Result<()> {
-        match self.helper.run(&Request::Redirect(from, to), ENTER_LIMIT)? {
+    /// When the kernel refuses, as it does before Linux 5.14, or a connection that is being tried
+    /// keeps it waiting: who waits for the old address goes on waiting then.
+    pub fn redirect(&self, id: &VolumeId, from: IpAddr, to: IpAddr) -> io::Result<()> {
+        let stack = self.stack(&self.folder.join(id.to_string()))?;
+        let there = stack.iter().filter(|mount| mount.server_address() == Some(from));
+        let devices: Vec<String> = there.map(|mount| mount.device.clone()).collect();
+        if devices.is_empty() {
+            return Ok(());
+        }
+        match self.helper.run(&Request::Redirect(devices, from, to), REDIRECT_LIMIT)? {
             Outcome::Done | Outcome::Made(_) => Ok(()),
             Outcome::Failed(failure) => Err(failure.error),
             Outcome::TimedOut => Err(io::ErrorKind::TimedOut.into()),
@@ -162,17 +188,27 @@ impl Mounts {
 
     fn give_by(&self, id: &VolumeId, source: &Source, anew: bool) -> Result<(), MountError> {
         let id = id.to_string();
-        let turn = self.turn(&id);
-        let _turn = lock(&turn);
         let target = self.folder.join(&id);
-        let stack = self.own_stack(&id, &target)?;
-        match stack.is_empty() {
-            true => Ok(()),
-            false => self.change(&id, &target, &stack, source, anew),
+        let mut tree = None;
+        loop {
+            {
+                let turn = self.turn(&id);
+                let _turn = lock(&turn);
+                let stack = self.own_stack(&id, &target)?;
+                match stack.is_empty() {
+                    true => return Ok(()),
+                    false => match self.change(&id, &target, &stack, source, anew, &mut tree)? {
+                        Went::Done => return Ok(()),
+                        Went::Lacks => (),
+                    },
+                }
+            }
+            tree = Some(self.build(&id, source)?);
         }
     }
 
-    /// The same with the volume's turn held, and something mounted.
+    /// The same with the volume's turn held, and something mounted. A storage node is not waited
+    /// for: what it has to give must be in `tree`.
     pub(super) fn change(
         &self,
         id: &str,
@@ -180,21 +216,37 @@ impl Mounts {
         stack: &[Mount],
         source: &Source,
         anew: bool,
-    ) -> Result<(), MountError> {
-        let Some(top) = stack.last() else { return Ok(()) };
+        tree: &mut Option<OwnedFd>,
+    ) -> Result<Went, MountError> {
+        let Some(top) = stack.last() else { return Ok(Went::Done) };
         let below = stack.len().checked_sub(2).and_then(|index| stack.get(index));
         if !anew && self.shows(top, id, source)? {
-            return self.align(id, target);
+            return self.align(id, target).map(|()| Went::Done);
         }
         if !anew && below.is_some_and(|below| self.showed(below, source)) {
             self.set_apart(id, stack);
             self.detach(top, target).map_err(refused("cannot take the old one off", target))?;
         } else {
-            let tree = self.build(id, source)?;
+            let Some(tree) = self.at_hand(id, source, tree)? else { return Ok(Went::Lacks) };
             self.show(id, target, stack, &tree)?;
         }
         tracing::info!(%id, ?source, "given to its containers");
-        self.align(id, target)
+        self.align(id, target).map(|()| Went::Done)
+    }
+
+    /// The data of a volume as it was built, or where nobody else is needed to build it; `None`
+    /// where a storage node is.
+    pub(super) fn at_hand(
+        &self,
+        id: &str,
+        source: &Source,
+        tree: &mut Option<OwnedFd>,
+    ) -> Result<Option<OwnedFd>, MountError> {
+        match (tree.take(), source) {
+            (Some(tree), _) => Ok(Some(tree)),
+            (None, Source::Local { .. }) => self.build(id, source).map(Some),
+            (None, Source::Nfs { .. }) => Ok(None),
+        }
     }
 
     /// The data of a volume as a mount that is attached nowhere yet.
@@ -303,7 +355,7 @@ impl Mounts {
     }
 
     /// The same; nothing but this volume may be mounted there.
-    fn own_stack(&self, id: &str, target: &Path) -> Result<Vec<Mount>, MountError> {
+    pub(super) fn own_stack(&self, id: &str, target: &Path) -> Result<Vec<Mount>, MountError> {
         let stack = self.stack(target).map_err(refused("cannot look at", target))?;
         match stack.last() {
             Some(top) if top.volume().as_deref() != Some(id) => {
@@ -354,66 +406,6 @@ impl Mounts {
         }
     }
 
-    /// Lets containers see what is seen here, of all volumes: who was just being started when
-    /// something changed may have come too late for it.
-    pub(super) fn align_all(&self) -> io::Result<()> {
-        let own = table::own()?;
-        let behind: BTreeSet<String> = self
-            .all_viewers(&own)?
-            .into_iter()
-            .filter_map(|viewer| {
-                let top = table::stack(&own, &self.folder.join(&viewer.id)).pop()?;
-                (!sees_the_same(&viewer.mount, &top)).then_some(viewer.id)
-            })
-            .collect();
-        for id in behind {
-            let turn = self.turn(&id);
-            // One that is being changed is looked at by who does that.
-            let Ok(_turn) = turn.try_lock() else { continue };
-            if let Err(error) = self.align(&id, &self.folder.join(&id)) {
-                tracing::warn!(%id, "{error}");
-            }
-        }
-        Ok(())
-    }
-
-    fn viewers(&self, id: &str) -> io::Result<Vec<Viewer>> {
-        let mut viewers = self.all_viewers(&table::own()?)?;
-        viewers.retain(|viewer| viewer.id == id);
-        Ok(viewers)
-    }
-
-    /// What is seen of volumes in other mount namespaces than this, the uppermost mounts. What
-    /// somebody mounted on this host by hand is nobody's business, nor its images elsewhere.
-    fn all_viewers(&self, own: &[Mount]) -> io::Result<Vec<Viewer>> {
-        let volumes = |mount: &Mount| mount.volume().map(|id| (id, mount.clone()));
-        let (ours, foreign): (Vec<_>, Vec<_>) = own
-            .iter()
-            .filter_map(volumes)
-            .partition(|(_, mount)| mount.point.starts_with(&self.folder));
-        let is_foreign = |id: &str, mount: &Mount| {
-            let same = |other: &&(String, Mount)| other.0 == id && other.1.device == mount.device;
-            foreign.iter().any(|other| other.0 == id && other.1.point == mount.point)
-                || (foreign.iter().any(|other| same(&other))
-                    && !ours.iter().any(|other| same(&other)))
-        };
-        let mut found = Vec::new();
-        table::each_namespace(&BTreeSet::new(), &mut |task, mounts| {
-            for mount in &mounts {
-                let Some(id) = mount.volume() else { continue };
-                let hides =
-                    |other: &Mount| other.parent == mount.number && other.point == mount.point;
-                if !table::mirrors(mount, &id)
-                    && !is_foreign(&id, mount)
-                    && !mounts.iter().any(hides)
-                {
-                    found.push(Viewer { id, task: task.to_owned(), mount: mount.clone() });
-                }
-            }
-        })?;
-        Ok(found)
-    }
-
     fn enter(&self, id: &str, task: &Path, mount: &Mount, with: With) -> Result<(), String> {
         let Some((_, below)) = mount.shown() else { return Ok(()) };
         let namespace = match std::fs::metadata(task.join("ns/mnt")) {
@@ -450,25 +442,11 @@ fn is_read_only(mount: &Mount) -> bool {
 }
 
 fn is_from(mount: &Mount, source: &Source) -> bool {
-    let (Source::Nfs { addresses, path, .. }, Some(seen)) = (source, mount.server_path()) else {
+    let (Source::Nfs { addresses, path, .. }, Some((_, seen))) = (source, mount.server_path())
+    else {
         return false;
     };
-    let address = seen.0.parse().ok();
-    seen.1 == path && address.is_some_and(|address| addresses.contains(&address))
-}
-
-/// Whether a container's mount shows what `top` does, in whole or in part.
-fn sees_the_same(mount: &Mount, top: &Mount) -> bool {
-    match (mount.is_curtain(), top.is_curtain()) {
-        (true, true) => true,
-        (false, false) => {
-            mount.device == top.device
-                && (mount.read_only || !top.read_only)
-                && mount.is_deleted() == top.is_deleted()
-                && mount.root.starts_with(&top.root)
-        }
-        (true, false) | (false, true) => false,
-    }
+    seen == path && mount.server_address().is_some_and(|address| addresses.contains(&address))
 }
 
 fn refused(act: &str, path: &Path) -> impl FnOnce(io::Error) -> MountError {

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::libc;
@@ -17,6 +18,8 @@ use super::source::choose;
 const PORT: u16 = 2049;
 /// The kernel's connections to NFS servers.
 const TRANSPORTS: &str = "/sys/kernel/sunrpc/xprt-switches";
+/// Filesystems of NFS by their device numbers, with the connections of each.
+const FILESYSTEMS: &str = "/sys/fs/nfs";
 /// How long an address may take to answer at all.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// How long one address may take to give the mount.
@@ -108,17 +111,30 @@ pub(super) fn mount(
     }
 }
 
-/// What runs to `from` goes to `to` from now on, also what waits for an answer: without that, who
-/// waits for a machine that has another address now would wait for ever. For one machine that
-/// changed its address, and never for a volume that moved to another.
+/// What the filesystems with these device numbers ask at `from` is asked at `to` from now on, also
+/// what waits for an answer: without that, who waits for a machine that has another address now
+/// would wait for ever. For one machine that changed its address, and never for a volume that
+/// moved to another. Where the kernel does not tell whose connections are whose, as before Linux
+/// 6.5, all that run to `from` are changed.
 ///
 /// # Errors
 /// When the kernel does not let it be changed, as before Linux 5.14.
-pub(super) fn redirect(from: IpAddr, to: IpAddr) -> io::Result<usize> {
+pub(super) fn redirect(devices: &[String], from: IpAddr, to: IpAddr) -> io::Result<usize> {
+    let switches = devices.iter().map(|device| {
+        let own = PathBuf::from(FILESYSTEMS).join(device).join("nfs_client/switch");
+        own.is_dir().then_some(own)
+    });
+    let switches: Vec<PathBuf> = match switches.collect() {
+        Some(own) => own,
+        None => {
+            let all = std::fs::read_dir(TRANSPORTS)?;
+            all.map(|switch| Ok(switch?.path())).collect::<io::Result<_>>()?
+        }
+    };
     let mut redirected = 0;
-    for switch in std::fs::read_dir(TRANSPORTS)? {
+    for switch in switches {
         // One that ends meanwhile has nobody waiting.
-        let Ok(transports) = std::fs::read_dir(switch?.path()) else { continue };
+        let Ok(transports) = std::fs::read_dir(switch) else { continue };
         for transport in transports.flatten() {
             let file = transport.path().join("dstaddr");
             let address = std::fs::read_to_string(&file).unwrap_or_default();

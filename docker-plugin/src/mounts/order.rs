@@ -62,6 +62,8 @@ pub struct MountedHere {
     pub path: Option<String>,
     /// The IDs of those who asked and have not let go.
     pub holders: Vec<String>,
+    /// Another number is another mount.
+    pub number: u64,
 }
 
 /// What to mount, where from, for whom.

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -42,6 +43,8 @@ pub struct Mount {
     pub kind: String,
     /// What it was mounted from, as its filesystem tells it.
     pub source: String,
+    /// Where a filesystem of another machine is asked for now.
+    pub peer: Option<String>,
 }
 
 impl Mount {
@@ -90,6 +93,13 @@ impl Mount {
         let (server, path) = self.source.split_at(self.source.find(":/")?);
         let bare = server.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
         Some((bare.unwrap_or(server), &path[1..]))
+    }
+
+    /// The address at which its server is asked now. What it was mounted from stays in its source
+    /// when the kernel is told that the server is elsewhere.
+    pub fn server_address(&self) -> Option<IpAddr> {
+        let (server, _) = self.server_path()?;
+        self.peer.as_deref().unwrap_or(server).parse().ok()
     }
 }
 
@@ -299,7 +309,10 @@ fn mount(line: &[u8]) -> Option<Mount> {
     }
     mount.kind = text(fields.next()?);
     mount.source = text(fields.next()?);
-    mount.sealed = fields.next().is_some_and(says_ro);
+    let options = fields.next().unwrap_or_default();
+    mount.sealed = says_ro(options);
+    let mut options = options.split(|b| *b == b',');
+    mount.peer = options.find_map(|option| option.strip_prefix(b"addr=").map(text));
     mount.point.as_os_str().as_bytes().starts_with(b"/").then_some(mount)
 }
 
@@ -369,6 +382,18 @@ mod tests {
     fn a_filesystem_and_a_mount_of_it_are_read_only_each_by_itself() {
         let text = b"36 35 0:9 / /data rw,relatime - nfs4 10.0.0.1:/p ro,vers=4.2\n";
         assert_eq!((parse(text)[0].read_only, parse(text)[0].sealed), (false, true));
+    }
+
+    #[test]
+    fn a_server_that_is_elsewhere_by_now_is_known_by_where_it_is_asked() {
+        let text = format!(
+            "36 35 0:9 / /data rw - nfs4 10.0.0.1:/volumes/{ID} rw,clientaddr=10.0.0.7,addr=10.0.0.2\n"
+        );
+        let mount = parse(text.as_bytes()).remove(0);
+        assert_eq!(mount.server_address(), "10.0.0.2".parse().ok());
+        assert_eq!(mount.server_path().map(|(server, _)| server), Some("10.0.0.1"));
+        let six = from("nfs4", &format!("[fd00::1]:/volumes/{ID}"));
+        assert_eq!(six.server_address(), "fd00::1".parse().ok());
     }
 
     #[test]

@@ -58,6 +58,14 @@ impl Consumer {
         us.and_then(|us| us["has"]["mode"].as_str()).unwrap_or_default().to_owned()
     }
 
+    /// The lines of the plugin's log with this in them.
+    pub fn plugin_says(&self, about: &str) -> String {
+        let log = self.plugin.process.log();
+        log.lines()
+            .filter(|line| line.contains(about))
+            .fold(String::new(), |all, line| all + line + "\n")
+    }
+
     /// What a shell says in a container that runs, with its exit status put behind.
     pub fn exec(&self, container: &str, script: &str) -> String {
         let script = format!("({script}) 2>&1; echo \"= $?\"");
@@ -74,6 +82,15 @@ impl Consumer {
             last = self.exec(container, script);
             last == wanted
         });
+    }
+
+    /// The address of the storage machine from which a container that runs has /data now.
+    pub fn served_from(&self, container: &str) -> String {
+        // The last one hides those before it.
+        let script =
+            "grep ' /data nfs4 ' /proc/mounts | tail -n 1 | sed 's/.*,addr=\\([^, ]*\\).*/\\1/'";
+        let said = self.exec(container, script);
+        said.lines().next().unwrap_or_default().to_owned()
     }
 
     /// Starts a container that appends a line to /data/NAME every 20 ms.

@@ -50,11 +50,18 @@ impl Storage {
     /// # Panics
     /// When it is not in time.
     pub fn start(lab: &Lab, host_name: &str, etcd: &Etcd) -> Storage {
-        let machine = lab.machine(host_name);
+        Storage::start_on(lab.machine(host_name), etcd, &[])
+    }
+
+    /// The same on a machine that was prepared, with further flags for cobaltd.
+    ///
+    /// # Panics
+    /// When it is not in time.
+    pub fn start_on(machine: Machine, etcd: &Etcd, flags: &[&str]) -> Storage {
         let pool = machine.pool(POOL_MIB);
         let server = NfsServer::start(&machine);
         server.end_grace();
-        let setup = Setup::storage(&machine, &etcd.url(), &pool);
+        let setup = Setup::storage(&machine, &etcd.url(), &pool).with(flags);
         let daemon = setup.start(machine.world());
         Storage { daemon, server, machine, setup }
     }

@@ -37,7 +37,7 @@ fn act(mounts: &Mounts, pool: &Path, line: &str) -> String {
     let options = Vec::new();
     if verb == "redirect" {
         let mut address = || words.next().unwrap().parse().unwrap();
-        let done = mounts.redirect(address(), address());
+        let done = mounts.redirect(&id, address(), address());
         return done.map_or_else(|error| error.to_string(), |()| "done".to_owned());
     }
     let source = match words.next() {
