@@ -124,6 +124,7 @@ pub async fn run(
         tokio::spawn(reconcile(Arc::clone(&mounts), Arc::clone(&view), settings.reconcile)),
         tokio::spawn(show(settings.metrics_listen, registry)),
         tokio::spawn(consumers::keep_told(consumers, settings.refresh)),
+        tokio::spawn(Arc::clone(&live).let_end()),
         tokio::spawn(live.keep()),
     ];
     tell(&manager, "READY=1");

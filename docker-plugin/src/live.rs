@@ -8,6 +8,7 @@
 //! Each volume has a task of its own while there is something to do, so that a node that does not
 //! answer holds up nobody else's volumes.
 
+mod dying;
 mod look;
 
 use std::collections::HashMap;

@@ -7,6 +7,7 @@
 
 mod begin;
 pub mod decide;
+mod dying;
 mod enter;
 mod filesystem;
 pub mod helper;

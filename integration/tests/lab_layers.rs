@@ -99,10 +99,21 @@ fn find(about: &str, name: &str) -> Option<u32> {
     })
 }
 
-impl Drop for Container {
-    fn drop(&mut self) {
+impl Container {
+    fn kill(&self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.pid).unwrap());
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+    }
+
+    fn has_ended(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid));
+        stat.map_or(true, |stat| stat.contains(") Z "))
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        self.kill();
         let _ = self.child.wait();
     }
 }
@@ -129,6 +140,7 @@ fn rights_and_addresses_change_under_running_containers() {
     assert!(actor.state().contains(&storage.address().to_string()), "{}", actor.state());
     let options = consumer.sh(&format!("grep {ID} /proc/mounts"));
     assert!(options.contains("vers=4.2") && options.contains("nosuid,nodev"), "{options}");
+    println!("{}", consumer.sh("ls -d /sys/fs/nfs/*/nfs_client/switch/xprt* || true"));
     let identity = consumer.sh("cat /sys/fs/nfs/net/nfs_client/identifier");
     assert_eq!(identity.trim(), format!("layers-actor@{}", storage.address()));
     let (slave, apart) = (
@@ -203,6 +215,13 @@ fn a_machine_that_is_gone_hangs_nothing() {
     storage.cut_off();
     // So that something waits to be written.
     slave.sh("timeout 1 dd if=/dev/zero of=/run/slave/much bs=64k count=64");
+    // What waits for its data to be written cannot be killed.
+    slave.kill();
+    apart.kill();
+    eventually("they end", SOON, || {
+        actor.must("give-up");
+        slave.has_ended() && apart.has_ended()
+    });
     drop((slave, apart));
     let start = Instant::now();
     unmount(&mut actor);

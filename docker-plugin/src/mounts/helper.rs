@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use super::enter::{self, Exchange};
 use super::filesystem::{self, Failure, NfsMount};
-use super::{kernel, nfs};
+use super::{dying, kernel, nfs};
 
 /// The argument that makes this program a helper.
 pub const COMMAND: &str = "kernel-helper";
@@ -38,6 +38,8 @@ pub(super) enum Request {
     Redirect(Vec<String>, IpAddr, IpAddr),
     /// Ask the filesystem that is seen at a path anything at all.
     Probe(PathBuf),
+    /// Give up what is waited for on the filesystem at a path.
+    GiveUp(PathBuf),
     /// Put what is seen here in the place of what a container sees.
     Exchange(Exchange),
 }
@@ -179,6 +181,7 @@ fn answer(request: &Request) -> (Answer, Option<OwnedFd>) {
         Request::Detach(target) => done(detach(target)),
         Request::Redirect(devices, from, to) => done(redirect(devices, *from, *to)),
         Request::Probe(path) => done(probe(path)),
+        Request::GiveUp(path) => done(give_up(path)),
         Request::Exchange(wanted) => done(enter::exchange(wanted)),
     }
 }
@@ -186,6 +189,11 @@ fn answer(request: &Request) -> (Answer, Option<OwnedFd>) {
 fn detach(target: &Path) -> Result<(), Failure> {
     let step = "take it away".to_owned();
     kernel::detach(target).map_err(|error| Failure { error, step, said: String::new() })
+}
+
+fn give_up(path: &Path) -> Result<(), Failure> {
+    let step = "give up what is waited for".to_owned();
+    dying::give_up(path).map_err(|error| Failure { error, step, said: String::new() })
 }
 
 fn probe(path: &Path) -> Result<(), Failure> {

@@ -57,6 +57,10 @@ fn act(mounts: &Mounts, pool: &Path, line: &str) -> String {
         "give" => mounts.give(&id, &source),
         "renew" => mounts.renew(&id, &source),
         "state" => return format!("{:?}", mounts.state(&id)),
+        "give-up" => {
+            let done = mounts.give_up(ID);
+            return done.map_or_else(|error| error.to_string(), |()| "done".to_owned());
+        }
         "unmount" => {
             mounts.unmount("web", "a");
             Ok(())

@@ -1,0 +1,81 @@
+//! Lets containers end that are being killed while their storage node does not answer.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::MissedTickBehavior;
+
+use super::{Live, answers};
+
+/// How often it is looked.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// For how long an address that answered is not asked again.
+const KNOCK_EVERY: Duration = Duration::from_secs(10);
+/// How long who is killed may go on waiting: Docker itself waits ten seconds.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// What was seen so far.
+#[derive(Default)]
+struct Seen {
+    /// When addresses last answered.
+    answered: HashMap<IpAddr, Instant>,
+    /// Since when all users of volumes are being killed.
+    dying: HashMap<String, Instant>,
+}
+
+impl Live {
+    /// Looks for ever.
+    pub async fn let_end(self: Arc<Live>) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut seen = Seen::default();
+        loop {
+            look.tick().await;
+            let live = Arc::clone(&self);
+            let looked = tokio::task::spawn_blocking(move || live.end_waiting(seen)).await;
+            seen = looked.unwrap_or_else(|error| {
+                tracing::error!("looking for containers that cannot end broke off: {error}");
+                Seen::default()
+            });
+        }
+    }
+
+    fn end_waiting(&self, mut seen: Seen) -> Seen {
+        let answered = &mut seen.answered;
+        let mut asked: HashMap<IpAddr, bool> = HashMap::new();
+        let mut is_silent = |address: IpAddr| {
+            let known = answered.get(&address).is_some_and(|at| at.elapsed() < KNOCK_EVERY);
+            let answers = known || *asked.entry(address).or_insert_with(|| answers(address));
+            if answers && !known {
+                answered.insert(address, Instant::now());
+            }
+            !answers
+        };
+        let dying = match self.mounts.dying(&mut is_silent) {
+            Ok(dying) => dying,
+            Err(error) => {
+                tracing::warn!("who is being killed cannot be seen: {error}");
+                return Seen::default();
+            }
+        };
+        let since = |id: String| {
+            let since = seen.dying.get(&id).copied().unwrap_or_else(Instant::now);
+            (id, since)
+        };
+        let dying: HashMap<String, Instant> = dying.into_iter().map(since).collect();
+        for (id, _) in dying.iter().filter(|(_, since)| since.elapsed() >= PATIENCE) {
+            match self.mounts.give_up(id) {
+                Ok(()) => tracing::warn!(
+                    id,
+                    "its node does not answer and its containers are being killed: what they \
+                    wait for is given up"
+                ),
+                Err(error) => tracing::warn!(id, "containers cannot end: {error}"),
+            }
+        }
+        seen.answered.retain(|_, at| at.elapsed() < KNOCK_EVERY);
+        Seen { answered: seen.answered, dying }
+    }
+}
