@@ -26,7 +26,7 @@ PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
 
 FAILED_DIR=$ROOT/target/lab-failed
 # What programs read of the project's tree at run time.
-TREE=(scripts integration/lab docker-compose.yml Dockerfile)
+TREE=(scripts integration/lab docker docker-compose.yml Dockerfile .dockerignore)
 WORK=
 QEMU=
 

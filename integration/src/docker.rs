@@ -15,12 +15,19 @@ const PID_FILE: &str = "/run/docker.pid";
 /// The image containers are made of.
 pub const IMAGE: &str = "busybox";
 
+/// Nothing of the machine's network is touched, and any folder will do for images.
+const ALONE: [&str; 5] =
+    ["--storage-driver", "vfs", "--bridge=none", "--iptables=false", "--ip-masq=false"];
+/// As it comes: images in layers, containers in networks. For machines of the lab.
+const WITH_NETWORK: [&str; 2] = ["--storage-driver", "overlay2"];
+
 /// The running dockerd, with one image.
 #[derive(Debug)]
 pub struct Dockerd {
     /// To stop and freeze it.
     pub process: Process,
     world: World,
+    flags: &'static [&'static str],
 }
 
 impl Dockerd {
@@ -37,11 +44,23 @@ impl Dockerd {
     /// # Panics
     /// When it does not answer.
     pub fn start_with(world: &World, config: &str) -> Dockerd {
+        Dockerd::start_flagged(world, config, &ALONE)
+    }
+
+    /// One whose containers have networks, in a world that has a network of its own.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn start_with_network(world: &World) -> Dockerd {
+        Dockerd::start_flagged(world, "{}", &WITH_NETWORK)
+    }
+
+    fn start_flagged(world: &World, config: &str, flags: &'static [&'static str]) -> Dockerd {
         let folder = world.folder().join("docker");
         std::fs::create_dir(&folder).expect("a folder for dockerd");
         std::fs::write(folder.join("daemon.json"), config).expect("its configuration");
-        let process = launch(world);
-        let mut dockerd = Dockerd { process, world: world.clone() };
+        let process = launch(world, flags);
+        let mut dockerd = Dockerd { process, world: world.clone(), flags };
         dockerd.wait_until_ready();
         dockerd.import_busybox();
         dockerd
@@ -58,7 +77,7 @@ impl Dockerd {
         }
         // A dockerd that was killed leaves this behind, and its number may mean another by now.
         let _ = std::fs::remove_file(self.world.outside(PID_FILE));
-        let fresh = launch(&self.world);
+        let fresh = launch(&self.world, self.flags);
         drop(std::mem::replace(&mut self.process, fresh));
         self.wait_until_ready();
     }
@@ -72,7 +91,8 @@ impl Dockerd {
         self.process.stop(Duration::from_secs(30));
         let mut command = self.world.command("unshare");
         command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]);
-        let fresh = Process::start(&self.world, "dockerd", arguments(&self.world, command));
+        let fresh =
+            Process::start(&self.world, "dockerd", arguments(&self.world, command, self.flags));
         drop(std::mem::replace(&mut self.process, fresh));
         self.wait_until_ready();
     }
@@ -195,13 +215,13 @@ impl Dockerd {
     }
 }
 
-fn launch(world: &World) -> Process {
+fn launch(world: &World, flags: &[&str]) -> Process {
     // Something has to stand before the name of the program.
-    Process::start(world, "dockerd", arguments(world, world.command("env")))
+    Process::start(world, "dockerd", arguments(world, world.command("env"), flags))
 }
 
 /// `command` with `dockerd …` behind what it has.
-fn arguments(world: &World, mut command: Command) -> Command {
+fn arguments(world: &World, mut command: Command, flags: &[&str]) -> Command {
     let folder = world.folder().join("docker");
     let namespace = world.folder().file_name();
     let namespace = namespace.expect("the world's folder has a name").to_string_lossy();
@@ -209,10 +229,10 @@ fn arguments(world: &World, mut command: Command) -> Command {
     command.arg("--data-root").arg(folder.join("data"));
     command
         .args(["--exec-root", "/run/docker-exec", "--pidfile", PID_FILE])
-        .args(["--host", &format!("unix://{DOCKER_SOCKET}"), "--storage-driver", "vfs"])
+        .args(["--host", &format!("unix://{DOCKER_SOCKET}")])
         .args(["--containerd-namespace", &namespace])
         .args(["--containerd-plugins-namespace", &format!("{namespace}-plugins")])
-        .args(["--bridge=none", "--iptables=false", "--ip-masq=false"]);
+        .args(flags);
     command
 }
 

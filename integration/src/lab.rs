@@ -11,6 +11,7 @@
 //! world runs in a machine. Needs a kernel with an NFS server: that of the guest which
 //! `scripts/lab.sh` starts. Tests that use it are called `lab_…` and are run by `make lab`.
 
+pub mod compose;
 pub mod consumer;
 pub mod handles;
 pub mod machine;
@@ -23,6 +24,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+pub use compose::ComposeHost;
 pub use consumer::Consumer;
 pub use machine::Machine;
 pub use nfs::NfsServer;

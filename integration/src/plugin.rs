@@ -43,6 +43,18 @@ impl PluginSetup {
         }
     }
 
+    /// For an API elsewhere, on a machine that has no daemon.
+    pub fn towards(world: &World, api: &str) -> PluginSetup {
+        PluginSetup {
+            name: "plugin".into(),
+            api: api.into(),
+            run_dir: "/run/cobalt".into(),
+            socket: PLUGIN_SOCKET.into(),
+            state_dir: world.folder().join("plugin"),
+            arguments: Vec::new(),
+        }
+    }
+
     /// Under another name: another log, and another state folder beside the first.
     pub fn named(mut self, name: &str) -> PluginSetup {
         self.name = name.to_owned();
