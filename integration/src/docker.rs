@@ -114,7 +114,8 @@ impl Dockerd {
                 );
                 starts_left -= 1;
                 let _ = std::fs::remove_file(self.world.outside(PID_FILE));
-                drop(std::mem::replace(&mut self.process, launch(&self.world)));
+                let fresh = launch(&self.world, self.flags);
+                drop(std::mem::replace(&mut self.process, fresh));
             }
             self.docker(&["version"]).status.success()
         });
