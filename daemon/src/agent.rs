@@ -95,6 +95,8 @@ struct Work {
     /// The emptying of the trash, one at most. Each destruction waits for the disk, and what
     /// users wait for must not wait for it.
     emptying: JoinSet<()>,
+    /// The noting of the machine's addresses, one at most: volumes do not wait for it.
+    noting: JoinSet<()>,
     reported: Reported,
 }
 
@@ -117,7 +119,7 @@ impl Agent {
         options: AgentOptions,
     ) -> Agent {
         let saver = Saver::start(store.clone());
-        let exporter = Exporter::start(exports, follower.clone());
+        let exporter = Exporter::start(exports, follower.clone(), pool.facts().node);
         let at_once = Semaphore::new(AT_ONCE);
         let meter = AgentMeter::default();
         Agent { store, follower, session, pool, options, saver, exporter, at_once, meter }
@@ -173,7 +175,15 @@ impl Agent {
                     }
                     changed.volumes.into_iter().for_each(|id| self.look_again(work, id));
                 }
-                _ = addresses.tick() => self.note_addresses().await,
+                _ = addresses.tick(), if work.noting.is_empty() => {
+                    let agent = self.clone();
+                    work.noting.spawn(async move { agent.note_addresses().await });
+                }
+                Some(ended) = work.noting.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "noting the addresses ended badly");
+                    }
+                }
                 Some(done) = work.errands.join_next_with_id() => self.finish(work, done),
                 Some(Ok(id)) = work.retries.join_next() => self.retry(work, id),
                 Some(ended) = work.emptying.join_next() => {

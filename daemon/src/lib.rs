@@ -16,5 +16,6 @@ pub mod notify;
 pub mod offers;
 pub mod run;
 pub mod secrets;
+mod seen_revision;
 pub mod standalone;
 pub mod stop;

@@ -25,6 +25,7 @@ use crate::metrics::{self, Meters};
 use crate::notify;
 use crate::offers::Offers;
 use crate::secrets::SecretKey;
+use crate::seen_revision::SeenRevision;
 use crate::stop::{self, Stop, Stopper};
 
 /// How long components may take to end.
@@ -286,10 +287,16 @@ impl Parts {
             drop(announced);
             if let Some(pool) = joined {
                 let facts = pool.facts();
+                let seen = SeenRevision::of(&settings.run_dir, &facts.cluster_id);
+                seen.recall(&follower);
+                let noted = follower.clone();
                 let exports = KernelExports::new(&settings.run_dir, facts.node, &facts.path);
                 let exports = Arc::new(exports);
                 let agent = Agent::new(store, follower, session, pool, exports, options);
-                agent.measured(meter).run(stop).await;
+                tokio::select! {
+                    () = agent.measured(meter).run(stop) => (),
+                    never = seen.keep(&noted) => match never {},
+                }
             }
             Ok(())
         });

@@ -33,6 +33,15 @@ const OF_THE_PLUGIN: &[Effect] = &[
     Effect::StateReplace,
 ];
 
+/// Effects of exports, swept in lab_faults.rs, where there is an NFS server.
+const OF_EXPORTS: &[Effect] = &[
+    Effect::ExportsWrite,
+    Effect::ExportsLink,
+    Effect::ExportsRun,
+    Effect::ExportsRead,
+    Effect::ExportsExpire,
+];
+
 /// Effects of the very first start, struck in a fresh folder each.
 const FIRST_START: &[Effect] = &[
     Effect::ImageMake,
@@ -264,7 +273,7 @@ fn a_stop_struck_at_any_step_is_healed_by_the_next_start() {
 #[test]
 fn every_effect_is_reached_by_some_sweep() {
     let deeds = [CREATE, RESIZE, DELETE, PURGE, TOKEN, CONSUMER, START].map(|deed| deed.effects);
-    let others = [FIRST_START, STOP, OF_THE_PLUGIN];
+    let others = [FIRST_START, STOP, OF_THE_PLUGIN, OF_EXPORTS];
     for effect in Effect::ALL {
         let swept = deeds.iter().chain(&others).any(|effects| effects.contains(effect));
         assert!(swept, "{effect:?}");

@@ -126,8 +126,28 @@ impl Cluster {
         self.start_agent(pool, exports.clone(), Duration::from_secs(24 * 3600))
     }
 
+    /// The same, with a follower that was prepared.
+    pub fn agent_following(
+        &self,
+        follower: Follower,
+        pool: &Arc<FakePool>,
+        exports: &Arc<FakeExports>,
+    ) -> Running {
+        self.start_with(follower, pool, exports.clone(), Duration::from_secs(24 * 3600))
+    }
+
     fn start_agent(
         &self,
+        pool: &Arc<FakePool>,
+        exports: Arc<FakeExports>,
+        trash_hold: Duration,
+    ) -> Running {
+        self.start_with(Follower::start(&self.store, || 0), pool, exports, trash_hold)
+    }
+
+    fn start_with(
+        &self,
+        follower: Follower,
         pool: &Arc<FakePool>,
         exports: Arc<FakeExports>,
         trash_hold: Duration,
@@ -141,7 +161,6 @@ impl Cluster {
             trash_hold,
             survey_every: Duration::from_secs(10),
         };
-        let follower = Follower::start(&self.store, || 0);
         let pool: Arc<dyn Pool> = pool.clone();
         let agent =
             Agent::new(self.store.clone(), follower, session.clone(), pool, exports, options);

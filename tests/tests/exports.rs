@@ -6,9 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cobalt_core::{Access, AccessPolicy, Admits, Consumer, Has, HostId, Phase, VolumeId, Wish};
-use cobalt_host::{FakeExports, FakePool};
-use cobalt_store::{Change, Saved, Stored};
+use cobalt_core::{
+    Access, AccessPolicy, Admits, Consumer, Grant, Has, HostId, Phase, Squash, VolumeId, Wish,
+};
+use cobalt_host::{ExportTable, Exports, FakeExports, FakePool};
+use cobalt_store::{Change, Follower, Saved, Stored};
 use cobalt_tests::{Cluster, Running, SOON, gib};
 use tokio::time::{sleep, timeout};
 
@@ -252,6 +254,43 @@ async fn a_new_agent_leaves_exports_as_they_are_when_nothing_changed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_host_barred_just_before_a_restart_has_its_state_ended_after_it() {
+    let has = |grant| Has { generation: 1, epoch: 1, grant, trouble: None, since_ms: 2 };
+    let write = Some(Grant { write: true, squash: Squash::None });
+    // The last one has no plugin; the record still says that it is let in when we begin.
+    let mut scene = Scene::new(AccessPolicy::Auto, &["10.0.0.3"]).await;
+    for (host, address) in [(1, "10.0.0.1"), (2, "10.0.0.2")] {
+        scene.register(host, address, Some(has(write))).await;
+    }
+    scene.lets_in(&["10.0.0.1=rw", "10.0.0.2=rw", "10.0.0.3=rw"]).await;
+    scene.change(AccessPolicy::Listed, &["10.0.0.3"]).await;
+    scene.lets_in(&["10.0.0.3=rw"]).await;
+    scene.running.pop().unwrap().stop().await;
+    assert_eq!(
+        scene.exports.expired(),
+        Vec::<IpAddr>::new(),
+        "their plugins had some seconds left"
+    );
+    // As one leaves it who is killed when exportfs has run.
+    scene.exports.order(&ExportTable::new()).unwrap();
+    scene.change(AccessPolicy::Listed, &[]).await;
+    scene.running.push(scene.cluster.agent_exporting(&scene.pool, &scene.exports));
+    scene.lets_in(&[]).await;
+    scene.register(1, "10.0.0.1", Some(has(None))).await;
+    let ended = timeout(SOON, async {
+        while scene.exports.expired().len() < 2 {
+            sleep(Duration::from_millis(100)).await;
+        }
+    });
+    assert!(ended.await.is_ok(), "{:?}", scene.exports.expired());
+    sleep(Duration::from_secs(60)).await;
+    let mut expired = scene.exports.expired();
+    expired.sort();
+    assert_eq!(expired, [at("10.0.0.2"), at("10.0.0.3")], "each once, and who complied not");
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn data_whose_export_cannot_be_ended_is_not_touched_until_it_can() {
     let scene = Scene::new(AccessPolicy::Listed, &["10.0.0.1"]).await;
     scene.lets_in(&["10.0.0.1=rw"]).await;
@@ -284,6 +323,33 @@ async fn trouble_with_an_export_that_nobody_wants_any_more_is_over() {
         }
     });
     over.await.expect("no server is needed for nobody");
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_etcd_that_went_back_lets_nobody_in_that_was_not_let_in_before() {
+    let mut scene = Scene::new(AccessPolicy::Listed, &["10.0.0.1", "10.0.0.2=ro"]).await;
+    scene.lets_in(&["10.0.0.1=rw", "10.0.0.2=ro"]).await;
+    scene.running.pop().unwrap().stop().await;
+    let follower = Follower::start(&scene.cluster.store, || 0);
+    follower.in_touch().await;
+    follower.expect_at_least(follower.revision());
+    assert!(!follower.went_back());
+    follower.expect_at_least(follower.revision() + 1000);
+    assert!(follower.went_back());
+    let agent = scene.cluster.agent_following(follower, &scene.pool, &scene.exports);
+    scene.running.push(agent);
+    scene.change(AccessPolicy::Listed, &["10.0.0.2=rw", "10.0.0.3"]).await;
+    let told = timeout(SOON, async {
+        while scene.exported() != ["10.0.0.2=ro"] || !scene.trouble().contains("went back") {
+            sleep(Duration::from_millis(50)).await;
+        }
+    });
+    assert!(told.await.is_ok(), "{:?}, {}", scene.exported(), scene.trouble());
+    // Until somebody has said that it is meant.
+    scene.running.pop().unwrap().stop().await;
+    scene.running.push(scene.cluster.agent_exporting(&scene.pool, &scene.exports));
+    scene.lets_in(&["10.0.0.2=rw", "10.0.0.3=rw"]).await;
     scene.end().await;
 }
 

@@ -28,10 +28,20 @@ pub fn admitted<'a>(volume: &Volume, consumers: impl IntoIterator<Item = &'a Con
     access.listed_hosts().chain(let_in).collect()
 }
 
+/// Of those that are to be let in, the ones that are already, each with no more than it has.
+pub fn no_wider(wanted: &Admits, now: &Admits) -> Admits {
+    let both = wanted.iter().filter_map(|(host, wish)| Some((*host, wish, now.get(host)?)));
+    both.map(|(host, wish, has)| {
+        let squash = wish.squash.max(has.squash);
+        (host, Grant { write: wish.write && has.write, squash })
+    })
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::access::{Access, AccessPolicy};
+    use crate::access::{Access, AccessPolicy, Squash};
     use crate::bytes::Bytes;
     use crate::ident::{HostId, NodeId, SubvolumeUuid, VolumeId};
     use crate::wish::Wish;
@@ -63,6 +73,25 @@ mod tests {
 
     fn shown(admits: &Admits) -> Vec<String> {
         admits.iter().map(|(host, grant)| format!("{host}={grant}")).collect()
+    }
+
+    #[test]
+    fn what_may_not_be_widened_keeps_the_narrower_of_both() {
+        let admits = |hosts: &[(&str, bool, Squash)]| -> Admits {
+            let hosts = hosts.iter().map(|&(host, write, squash)| {
+                (host.parse().expect("an address"), Grant { write, squash })
+            });
+            hosts.collect()
+        };
+        let all = Squash::All;
+        let none = Squash::None;
+        let now = admits(&[("10.0.0.1", true, none), ("10.0.0.2", false, all)]);
+        let wanted =
+            admits(&[("10.0.0.1", false, all), ("10.0.0.2", true, none), ("10.0.0.3", true, none)]);
+        let narrow = admits(&[("10.0.0.1", false, all), ("10.0.0.2", false, all)]);
+        assert_eq!(no_wider(&wanted, &now), narrow);
+        assert_eq!(no_wider(&now, &now), now);
+        assert_eq!(no_wider(&Admits::new(), &now), Admits::new());
     }
 
     #[test]

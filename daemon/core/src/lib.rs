@@ -22,7 +22,7 @@ pub use access::{Access, AccessPolicy, BadRule, Grant, MAX_RULES, Network, Rule,
 pub use bytes::{BadSize, Bytes, GIB, KIB, MIB, TIB};
 pub use constraint::{BadConstraint, Constraint};
 pub use consumer::{Consumer, Has, MAX_CONSUMERS, Registrar};
-pub use export::{Admits, admitted};
+pub use export::{Admits, admitted, no_wider};
 pub use ident::{BadId, CallbackId, HostId, NodeId, SubvolumeUuid, TokenId, VolumeId};
 pub use mount_option::{BadMountOption, MountOptions};
 pub use name::{

@@ -60,6 +60,17 @@ effects! {
     /// The ticket of what was destroyed is removed.
     TicketRemove = "ticket-remove",
 
+    /// The file that names all exports of a node gets its place.
+    ExportsWrite = "exports-write",
+    /// The folder of exportfs gets its link to that file.
+    ExportsLink = "exports-link",
+    /// exportfs takes over what the file says.
+    ExportsRun = "exports-run",
+    /// What is exported is read from its table.
+    ExportsRead = "exports-read",
+    /// What barred hosts have open is ended on the server.
+    ExportsExpire = "exports-expire",
+
     /// The file of a pool in a file is allocated and formatted.
     ImageMake = "image-make",
     /// It gets its name, and is complete.
@@ -118,6 +129,8 @@ effects! {
     Announce = "announce",
     /// The number of our lease is noted for our successor.
     LeaseNote = "lease-note",
+    /// How far etcd was seen to be is written down.
+    RevisionNote = "revision-note",
     /// Where our own etcd answers is written down.
     EndpointNote = "endpoint-note",
 

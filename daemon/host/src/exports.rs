@@ -14,13 +14,14 @@ mod nfsd;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
+use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cobalt_core::{Admits, NodeId, SubvolumeUuid, VolumeId};
+use cobalt_failpoint::{Effect, after, around, before};
 use uuid::Uuid;
 
 #[cfg(feature = "contract")]
@@ -117,9 +118,10 @@ impl KernelExports {
     fn write(&self, table: &ExportTable) -> io::Result<()> {
         let folder = self.file.parent().unwrap_or(Path::new("/"));
         std::fs::create_dir_all(folder)?;
-        let mut new = tempfile::NamedTempFile::new_in(folder)?;
-        new.write_all(text::file(&self.pool, table).as_bytes())?;
-        new.persist(&self.file).map_err(|error| error.error)?;
+        // A pool has one Agent, so this name is nobody else's; who is killed here leaves one at most.
+        let new = self.file.with_extension("new");
+        std::fs::write(&new, text::file(&self.pool, table))?;
+        around(Effect::ExportsWrite, || std::fs::rename(&new, &self.file))?;
         self.put_link()
     }
 
@@ -136,7 +138,7 @@ impl KernelExports {
             Err(error) => return Err(error),
         }
         symlink(&self.file, &new)?;
-        std::fs::rename(&new, &self.link)
+        around(Effect::ExportsLink, || std::fs::rename(&new, &self.link))
     }
 }
 
@@ -165,8 +167,10 @@ impl Exports for KernelExports {
             let holds = found.table == *table && found.stray.is_empty();
             return if holds { Ok(found) } else { Err(HostError::NotSeen(why)) };
         }
+        before(Effect::ExportsRun).map_err(refused("run exportfs"))?;
         let start = Instant::now();
         let ran = EXPORTFS.run("export volumes", &["-r"], EXPORTFS_LIMIT);
+        after(Effect::ExportsRun).map_err(refused("run exportfs"))?;
         let found = self.look(table)?;
         match ran {
             // It flushes what the kernel knows last of all.
@@ -182,7 +186,7 @@ impl Exports for KernelExports {
     }
 
     fn look(&self, table: &ExportTable) -> Result<Exported, HostError> {
-        let etab = match std::fs::read_to_string(TABLE) {
+        let etab = match around(Effect::ExportsRead, || std::fs::read_to_string(TABLE)) {
             Ok(etab) => etab,
             // Before the server's first start.
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -192,6 +196,7 @@ impl Exports for KernelExports {
     }
 
     fn expire(&self, hosts: &BTreeSet<IpAddr>) -> Result<u64, HostError> {
-        nfsd::expire(hosts).map_err(refused("end what NFS clients have open"))
+        around(Effect::ExportsExpire, || nfsd::expire(hosts))
+            .map_err(refused("end what NFS clients have open"))
     }
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use cobalt_core::{Admits, Alarm, Plan, Seen, SubvolumeUuid, Volume, VolumeId, admitted, plan};
+use cobalt_core::{
+    Admits, Alarm, Phase, Plan, Seen, SubvolumeUuid, Volume, VolumeId, admitted, no_wider, plan,
+};
 use cobalt_host::{HostError, Pool};
 use cobalt_store::{Change, Saved, Stored};
 
@@ -99,7 +101,13 @@ impl Agent {
                 return Outcome::Done;
             }
         };
-        let (made, hindrance) = self.exported(made, subvolume).await;
+        let recorded = match &stored.value.phase {
+            Phase::Ready { admits, .. } => admits.clone(),
+            Phase::Requested { .. } | Phase::Assigned { .. } | Phase::Deleting { .. } => {
+                Admits::default()
+            }
+        };
+        let (made, hindrance) = self.exported(made, subvolume, &recorded).await;
         if let Some(why) = hindrance {
             // The same trouble goes on.
             let made = Volume { trouble: stored.value.trouble.clone(), ..made };
@@ -123,11 +131,26 @@ impl Agent {
 
     /// Exports a volume that was made, and what hinders that. The record says whom its export
     /// was seen to let in; nobody, where that cannot be seen.
-    async fn exported(&self, made: Volume, subvolume: SubvolumeUuid) -> (Volume, Option<String>) {
+    async fn exported(
+        &self,
+        made: Volume,
+        subvolume: SubvolumeUuid,
+        recorded: &Admits,
+    ) -> (Volume, Option<String>) {
         let wanted = self.follower.read(|view| admitted(&made, view.consumers(made.id)));
-        let seen = self.exporter.export(made.id, subvolume, wanted.clone()).await;
+        // What older records wish may have been taken back since.
+        let allowed = match self.follower.went_back() {
+            true => no_wider(&wanted, &self.exporter.lets_in(made.id)),
+            false => wanted.clone(),
+        };
+        let seen = self.exporter.export(made.id, subvolume, allowed.clone(), recorded).await;
         let (admits, hindrance) = match seen {
             Ok(seen) if seen == wanted => (seen, None),
+            Ok(seen) if seen == allowed => {
+                let why = "etcd went back to an earlier revision: its export lets nobody in that it \
+                           did not before, until somebody has looked at it";
+                (seen, Some(why.to_owned()))
+            }
             Ok(seen) => {
                 let absent = wanted.keys().find(|host| seen.get(host) != wanted.get(host));
                 let whom = absent.map_or_else(|| "others".to_owned(), ToString::to_string);

@@ -11,11 +11,11 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cobalt_core::{Admits, Consumer, SubvolumeUuid, VolumeId};
+use cobalt_core::{Admits, Consumer, NodeId, SubvolumeUuid, Volume, VolumeId};
 use cobalt_host::{Export, ExportTable, Exported, Exports};
 use cobalt_store::{Follower, View};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
 use super::chain;
 
@@ -27,6 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(5);
 /// How long others wait at most until what a host has open is ended.
 const EXPIRE_LIMIT: Duration = Duration::from_secs(2);
+/// The pause after a fault of ours.
+const AFTER_A_FAULT: Duration = Duration::from_secs(1);
 
 /// Takes orders from many and carries them out together.
 #[derive(Clone, Debug)]
@@ -48,11 +50,14 @@ struct Order {
     volume: VolumeId,
     /// `None`: it is not exported at all.
     export: Option<Export>,
+    /// Hosts that its record says are let in, and that are to be no longer.
+    lost: BTreeSet<IpAddr>,
     reply: oneshot::Sender<Result<Admits, String>>,
 }
 
 /// What the task knows.
 struct Work {
+    node: NodeId,
     exports: Arc<dyn Exports>,
     follower: Follower,
     ordered: Arc<Mutex<Ordered>>,
@@ -61,11 +66,13 @@ struct Work {
     /// Hosts that lost their right, and until when their plugins may comply; `None` where none of
     /// them used the volume.
     barred: BTreeMap<(VolumeId, IpAddr), Option<Instant>>,
+    /// Whether those were found that a process before us had barred and not waited for.
+    has_recalled: bool,
 }
 
 impl Exporter {
     /// Starts with what was ordered before: the kernel still serves it.
-    pub(super) fn start(exports: Arc<dyn Exports>, follower: Follower) -> Exporter {
+    pub(super) fn start(exports: Arc<dyn Exports>, follower: Follower, node: NodeId) -> Exporter {
         let before = exports.ordered().unwrap_or_else(|error| {
             tracing::warn!(error = chain(&error), "what was exported before cannot be read");
             ExportTable::new()
@@ -74,13 +81,17 @@ impl Exporter {
         let leaving = exports.look(&before).map(|seen| seen.stray).unwrap_or_default();
         let ordered = Arc::new(Mutex::new(Ordered { table: before, leaving }));
         let (orders, taken) = mpsc::channel(TOGETHER);
-        let barred = BTreeMap::new();
-        let work = Work { exports, follower, ordered: ordered.clone(), seen: None, barred };
-        tokio::spawn(work.run(taken));
+        let (taken, known) = (Arc::new(tokio::sync::Mutex::new(taken)), ordered.clone());
+        tokio::spawn(until_it_ends(move || {
+            let (exports, follower) = (exports.clone(), follower.clone());
+            Work::new(node, exports, follower, known.clone()).run(taken.clone())
+        }));
         Exporter { orders, ordered }
     }
 
-    /// Exports a volume to exactly these, and returns whom it really lets in.
+    /// Exports a volume to exactly these, and returns whom it really lets in. Who is no longer
+    /// among them and was let in when the record was written, `recorded`, has lost a right: also
+    /// where a process before us ended the export and came no further.
     ///
     /// # Errors
     /// A sentence, when it cannot be exported so.
@@ -89,11 +100,13 @@ impl Exporter {
         volume: VolumeId,
         subvolume: SubvolumeUuid,
         admits: Admits,
+        recorded: &Admits,
     ) -> Result<Admits, String> {
-        if admits.is_empty() && !self.knows(volume) {
+        if admits.is_empty() && recorded.is_empty() && !self.knows(volume) {
             return Ok(admits);
         }
-        self.order(volume, Some(Export { subvolume, admits })).await
+        let lost = recorded.keys().filter(|host| !admits.contains_key(host)).copied().collect();
+        self.order(volume, Some(Export { subvolume, admits }), lost).await
     }
 
     /// Ends the export of a volume, if it has one.
@@ -102,9 +115,15 @@ impl Exporter {
     /// A sentence, when it may still be exported.
     pub(super) async fn withdraw(&self, volume: VolumeId) -> Result<(), String> {
         match self.knows(volume) {
-            true => self.order(volume, None).await.map(drop),
+            true => self.order(volume, None, BTreeSet::new()).await.map(drop),
             false => Ok(()),
         }
+    }
+
+    /// Whom a volume's export was last ordered to let in.
+    pub(super) fn lets_in(&self, volume: VolumeId) -> Admits {
+        let ordered = lock(&self.ordered);
+        ordered.table.get(&volume).map(|export| export.admits.clone()).unwrap_or_default()
     }
 
     /// Whether a volume's export was ordered to let in exactly these.
@@ -126,17 +145,45 @@ impl Exporter {
         ordered.table.contains_key(&volume) || ordered.leaving.contains(&volume)
     }
 
-    async fn order(&self, volume: VolumeId, export: Option<Export>) -> Result<Admits, String> {
+    async fn order(
+        &self,
+        volume: VolumeId,
+        export: Option<Export>,
+        lost: BTreeSet<IpAddr>,
+    ) -> Result<Admits, String> {
         let (reply, answer) = oneshot::channel();
         let ended = || "the exporter has ended".to_owned();
-        let order = Order { volume, export, reply };
+        let order = Order { volume, export, lost, reply };
         self.orders.send(order).await.map_err(|_| ended())?;
         answer.await.unwrap_or_else(|_| Err(ended()))
     }
 }
 
+/// Runs what ends when nobody orders any more. A panic in it is a fault of ours: whoever waited
+/// for an order tries again, and it is begun anew with what was ordered.
+async fn until_it_ends<F>(begin: impl Fn() -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    while let Err(error) = tokio::spawn(begin()).await {
+        tracing::error!(%error, "a fault in cobaltd: the exporter broke off; it is begun anew");
+        sleep(AFTER_A_FAULT).await;
+    }
+}
+
 impl Work {
-    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+    fn new(
+        node: NodeId,
+        exports: Arc<dyn Exports>,
+        follower: Follower,
+        ordered: Arc<Mutex<Ordered>>,
+    ) -> Work {
+        let barred = BTreeMap::new();
+        Work { node, exports, follower, ordered, seen: None, barred, has_recalled: false }
+    }
+
+    async fn run(mut self, orders: Arc<tokio::sync::Mutex<mpsc::Receiver<Order>>>) {
+        let mut orders = orders.lock().await;
         let mut batch = Vec::new();
         let mut look = interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -155,7 +202,8 @@ impl Work {
         let before = lock(&self.ordered).table.clone();
         let mut wanted = before.clone();
         let mut replies = Vec::with_capacity(batch.len());
-        for Order { volume, export, reply } in batch {
+        for Order { volume, export, lost, reply } in batch {
+            self.bar(lost.into_iter().map(|host| (volume, host)).collect());
             match export {
                 Some(export) => drop(wanted.insert(volume, export)),
                 None => {
@@ -221,24 +269,52 @@ impl Work {
             let now = wanted.get(volume).map(|export| &export.admits);
             let lost =
                 export.admits.keys().filter(|host| now.is_none_or(|now| !now.contains_key(host)));
-            let lost = lost.map(|host| ((*volume, *host), self.patience(*volume, *host)));
-            let lost: Vec<_> = lost.collect();
-            self.barred.extend(lost);
+            let lost: Vec<_> = lost.map(|host| (*volume, *host)).collect();
+            self.bar(lost);
         }
         self.barred.retain(|(volume, host), _| {
             wanted.get(volume).is_none_or(|export| !export.admits.contains_key(host))
         });
     }
 
+    /// Whoever of these gets no right by the next order has lost one.
+    fn bar(&mut self, hosts: Vec<(VolumeId, IpAddr)>) {
+        for (volume, host) in hosts {
+            let patience = self.patience(volume, host);
+            self.barred.entry((volume, host)).or_insert(patience);
+        }
+    }
+
+    /// Hosts that a process before us barred and did not live to wait for: they still say that
+    /// their containers have what they may not have.
+    fn recall(&mut self) {
+        let still_have = |view: &View| {
+            let mut found = Vec::new();
+            for stored in view.volumes_on(self.node) {
+                let kept_out = kept_out(view, &stored.value);
+                let has = kept_out
+                    .filter(|(one, _)| one.has.as_ref().is_some_and(|has| has.grant.is_some()));
+                found.extend(has.map(|(_, host)| (stored.value.id, host)));
+            }
+            found
+        };
+        let found = self.follower.read(still_have);
+        self.bar(found);
+        self.has_recalled = true;
+    }
+
     /// Puts right what somebody else changed, and ends what barred hosts still have open.
     async fn look(&mut self) {
-        if self.seen.is_some() {
-            self.expire().await;
+        if !self.has_recalled && self.may_act() {
+            self.recall();
         }
         let (wanted, leaving) = {
             let ordered = lock(&self.ordered);
             (ordered.table.clone(), !ordered.leaving.is_empty())
         };
+        if self.seen.is_some() || (wanted.is_empty() && !leaving) {
+            self.expire().await;
+        }
         if (wanted.is_empty() && !leaving) || !self.may_act() {
             return;
         }
@@ -327,6 +403,18 @@ impl Work {
             Err(error) => tracing::error!(%error, "ending state ended badly"),
         }
     }
+}
+
+/// The hosts that use a volume from an address that its rules keep out.
+fn kept_out<'a>(
+    view: &'a View,
+    volume: &'a Volume,
+) -> impl Iterator<Item = (&'a Consumer, IpAddr)> {
+    let ready = !volume.is_deleting();
+    view.consumers(volume.id).filter(move |_| ready).filter_map(|one| {
+        let host = one.address?.to_canonical();
+        volume.wish.access.for_consumer(host).is_none().then_some((one, host))
+    })
 }
 
 fn is_at(consumer: &Consumer, host: IpAddr) -> bool {

@@ -5,7 +5,7 @@
 //! the ordinary path are the same code. Meanwhile the old view stays, with its age.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ struct Shared {
     /// Since when it is out of touch with etcd; `None` while it follows.
     lost_since: watch::Sender<Option<Instant>>,
     went_back: AtomicBool,
+    /// Where etcd was seen to be before this process began; 0 when nobody knows.
+    known: AtomicI64,
     waiting: Mutex<HashMap<VolumeId, watch::Sender<()>>>,
     subscribers: Mutex<Vec<Weak<Dirty>>>,
 }
@@ -61,6 +63,7 @@ impl Follower {
             revision: watch::Sender::new(0),
             lost_since: watch::Sender::new(Some(Instant::now())),
             went_back: AtomicBool::new(false),
+            known: AtomicI64::new(0),
             waiting: Mutex::new(HashMap::new()),
             subscribers: Mutex::new(Vec::new()),
         });
@@ -89,9 +92,32 @@ impl Follower {
     }
 
     /// Whether etcd was once found at an earlier revision than before: it was restored from a
-    /// backup, or another one stands in its place. It stays so until the process is restarted.
+    /// backup, or another one stands in its place. It stays so until the process is restarted, and
+    /// longer where its successor is told of it by [`Follower::expect_at_least`].
     pub fn went_back(&self) -> bool {
         self.shared.went_back.load(Ordering::Relaxed)
+    }
+
+    /// Tells that etcd was seen at this revision before this process began.
+    pub fn expect_at_least(&self, revision: i64) {
+        self.shared.known.fetch_max(revision, Ordering::Relaxed);
+        self.shared.compare(self.revision());
+    }
+
+    /// The furthest revision at which etcd was ever seen, as far as is known here.
+    pub fn furthest(&self) -> i64 {
+        self.shared.known.load(Ordering::Relaxed).max(self.revision())
+    }
+
+    /// Waits until another revision is shown than this one.
+    pub async fn moved_from(&self, revision: i64) {
+        let mut shown = self.shared.revision.subscribe();
+        let _ = shown.wait_for(|shown| *shown != revision).await;
+    }
+
+    /// The revision that is shown; 0 before everything was read once.
+    pub fn revision(&self) -> i64 {
+        *self.shared.revision.borrow()
     }
 
     /// Waits until the view follows etcd.
@@ -234,14 +260,8 @@ impl Shared {
 
     fn replace(&self, view: View) {
         let revision = view.revision();
-        if revision < *self.revision.borrow() {
-            self.went_back.store(true, Ordering::Relaxed);
-            tracing::error!(
-                revision,
-                "etcd went back to an earlier revision: nothing will be deleted until cobaltd is \
-                 restarted by somebody who has looked at it"
-            );
-        }
+        self.known.fetch_max(*self.revision.borrow(), Ordering::Relaxed);
+        self.compare(revision);
         {
             let mut history = self.history();
             *self.view.write().unwrap_or_else(PoisonError::into_inner) = view;
@@ -252,6 +272,20 @@ impl Shared {
             sender.send_replace(());
         }
         self.wake(|changes| changes.everything = true);
+    }
+
+    /// Whether etcd is where it was once seen to be, or further; `revision` is 0 before it was read.
+    fn compare(&self, revision: i64) {
+        let known = self.known.load(Ordering::Relaxed);
+        if revision > 0 && revision < known {
+            self.went_back.store(true, Ordering::Relaxed);
+            tracing::error!(
+                revision,
+                known,
+                "etcd went back to an earlier revision: nothing will be deleted, and nobody new \
+                 let in, until somebody has looked at it"
+            );
+        }
     }
 
     fn apply(&self, store: &Store, batch: &Batch) {

@@ -159,6 +159,7 @@ pub(crate) const START: Deed = Deed {
         Effect::LeaseEnd,
         Effect::LeaseGrant,
         Effect::LeaseNote,
+        Effect::RevisionNote,
         Effect::Announce,
         Effect::BeatSave,
         Effect::TermWin,
