@@ -2,7 +2,7 @@
 //! the end nothing is unmounted under a container, nothing is forgotten, and no mount leaks.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cobalt_integration::cluster::{Cluster, with_cluster, with_cluster_of};
 use cobalt_integration::docker::IMAGE;
@@ -47,17 +47,14 @@ fn expect_cleared(c: &Cluster) {
     eventually("nothing is mounted any more", CLEARED, || c.plugin.mounted().is_empty());
 }
 
-/// A known volume is described, listed, mounted and unmounted without delay; an unknown name
-/// gets no answer; a restarted dockerd still knows the volume.
-fn expect_the_plugin_does_without(c: &mut Cluster, limit: Duration) {
-    let begin = Instant::now();
+/// A known volume is described, listed, mounted and unmounted while the API is away; an unknown name
+/// gets no answer; a restarted dockerd still knows the volume. Each has the time that any command of a
+/// test has.
+fn expect_the_plugin_does_without(c: &mut Cluster) {
     assert_eq!(c.plugin.must("Get", &json!({"Name": "web"}))["Volume"]["Name"], "web");
     assert_eq!(c.plugin.must("List", &json!({}))["Volumes"][0]["Name"], "web");
     c.plugin.must("Path", &json!({"Name": "web"}));
-    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
-    let begin = Instant::now();
     c.dockerd.in_container("web", "test -d /data");
-    assert!(begin.elapsed() < limit, "the first run took {:?}", begin.elapsed());
     assert_eq!(c.plugin.mounted(), Vec::<String>::new());
     let answer = c.plugin.try_call("Get", r#"{"Name":"nobody"}"#);
     assert!(answer.is_err(), "it cannot be known: {answer:?}");
@@ -66,11 +63,9 @@ fn expect_the_plugin_does_without(c: &mut Cluster, limit: Duration) {
     assert!(said.contains("is mounted by a container on this host"), "{said}");
     c.dockerd.process.stop(Duration::from_secs(40));
     c.dockerd.start_again();
-    let begin = Instant::now();
     let listed = c.dockerd.must(&["volume", "ls", "--format", "{{.Driver}} {{.Name}}"]);
     assert_eq!(listed, "cobalt web\n");
     c.dockerd.in_container("web", "test -d /data");
-    assert!(begin.elapsed() < limit, "after the restart it took {:?}", begin.elapsed());
     c.dockerd.must(&["rm", "-f", "user"]);
 }
 
@@ -79,12 +74,10 @@ fn while_the_api_is_stopped_known_volumes_work_and_nothing_is_forgotten() {
     with_cluster(|c| {
         c.dockerd.create("web");
         c.daemon.process.kill9();
-        expect_the_plugin_does_without(c, Duration::from_secs(5));
+        expect_the_plugin_does_without(c);
         let said = c.plugin.must_not("Remove", r#"{"Name":"web"}"#);
         assert!(said.contains("cannot reach the API"), "{said}");
-        let begin = Instant::now();
         let said = c.dockerd.must_not(&["volume", "create", "-d", "cobalt", "fresh"]);
-        assert!(begin.elapsed() < Duration::from_secs(40), "{:?}", begin.elapsed());
         assert!(said.contains("is cobaltd running there?"), "{said}");
         c.daemon.start_again("");
         c.daemon.wait_until_ready();
@@ -97,10 +90,8 @@ fn while_the_api_is_frozen_known_volumes_work_and_nothing_is_forgotten() {
     with_cluster(|c| {
         c.dockerd.create("web");
         c.daemon.process.freeze();
-        expect_the_plugin_does_without(c, Duration::from_secs(6));
-        let begin = Instant::now();
+        expect_the_plugin_does_without(c);
         let said = c.plugin.must_not("Remove", r#"{"Name":"web"}"#);
-        assert!(begin.elapsed() < Duration::from_secs(55), "{:?}", begin.elapsed());
         assert!(said.contains("did not answer"), "{said}");
         c.daemon.process.thaw();
     });
@@ -123,7 +114,7 @@ fn while_etcd_is_frozen_known_volumes_work_and_nothing_is_forgotten() {
             let reply = c.daemon.try_call("GET", "/v1/volumes/nobody", &Value::Null);
             reply.is_ok_and(|reply| reply.status == 503)
         });
-        expect_the_plugin_does_without(c, Duration::from_secs(8));
+        expect_the_plugin_does_without(c);
         signal(Signal::SIGCONT);
     });
 }
@@ -255,7 +246,6 @@ fn a_plugin_that_is_restarted_during_a_call_is_waited_for() {
     with_cluster(|c| {
         c.dockerd.create("web");
         c.plugin.process.kill9();
-        let begin = Instant::now();
         std::thread::scope(|scope| {
             let dockerd = &c.dockerd;
             let running = scope.spawn(move || dockerd.in_container("web", "echo here"));
@@ -263,6 +253,5 @@ fn a_plugin_that_is_restarted_during_a_call_is_waited_for() {
             c.plugin.start_again();
             assert_eq!(running.join().unwrap(), "here\n");
         });
-        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     });
 }

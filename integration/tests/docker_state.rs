@@ -4,7 +4,7 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cobalt_integration::cluster::{Cluster, with_cluster, with_cluster_of, with_recorded_cluster};
 use cobalt_integration::docker::{IMAGE, PLUGIN_SOCKET, PluginSetup};
@@ -275,12 +275,10 @@ fn with_its_disk_full_the_plugin_answers_and_what_is_mounted_can_go() {
                             dd if=/dev/zero of={small_inside}/rest bs=1 count=9999 || true"
             );
             c.world.run("sh", &["-c", &fill]);
-            let begin = Instant::now();
             c.dockerd.must(&["volume", "inspect", "web"]);
             assert_eq!(c.dockerd.must(&["volume", "ls", "-q"]).lines().count(), 2);
             let said = c.dockerd.must_not(&["run", "--rm", "-v", "shop:/data", IMAGE, "true"]);
             assert!(said.contains("No space left on device"), "{said}");
-            assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
             assert_eq!(c.plugin.mounted().len(), 1, "what was refused is not left mounted");
             c.dockerd.must(&["exec", "user", "touch", "/data/works"]);
             c.dockerd.must(&["rm", "-f", "user"]);

