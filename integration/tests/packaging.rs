@@ -313,6 +313,10 @@ fn the_plugin_takes_its_socket_from_systemd_and_keeps_only_its_rights() {
     for set in ["CapPrm", "CapEff", "CapBnd"] {
         assert!(status.contains(&format!("{set}:\t{rights}")), "{set}: {status}");
     }
+    let socket = fs::read_to_string(format!("/proc/{}/fdinfo/3", plugin[0])).unwrap();
+    let flags = socket.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim();
+    let flags = u32::from_str_radix(flags, 8).unwrap();
+    assert_ne!(flags & 0o2_000_000, 0, "what it starts inherits its socket: {socket}");
     process.stop(Duration::from_secs(10));
     assert!(world.outside(path).exists(), "the file of a socket of systemd's is left to systemd");
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use nix::sys::stat::{Mode, umask};
 
 /// Why the plugin cannot listen.
@@ -101,6 +101,9 @@ impl Listening {
             let act = "the socket passed by the service manager cannot be used".to_owned();
             SocketError::Refused { act, source }
         };
+        // It came without: what we start must not hold our socket open, or answer on it.
+        let shut = FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC);
+        fcntl(&listener, shut).map_err(|error| refused(error.into()))?;
         listener.set_nonblocking(true).map_err(refused)?;
         listener.local_addr().map_err(refused)?;
         Ok(Listening { listener, own: None })
