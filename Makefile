@@ -37,7 +37,7 @@ lab-shell: ## a shell in that guest, which forgets all at the end (as root)
 	@scripts/deps.sh --lab
 	@scripts/lab.sh shell
 
-bench: deps ## measure beside the least that must be done (as root); BENCH_QUICK=1 BENCH_ONLY=… BENCH_PEERS=1
+bench: deps ## measure beside the least that must be done (as root); BENCH_QUICK=1 BENCH_ONLY=… BENCH_PEERS=1; BENCH_ONLY=lab: over NFS
 	@scripts/bench.sh
 
 up: deps build ## start Cobalt in the background to try it, and write .up.env (as root)

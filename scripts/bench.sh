@@ -3,13 +3,14 @@
 # every process of it and takes every mount away (unshare heeds only SIGKILL). BENCH_QUICK=1
 # measures less, in two minutes; BENCH_ONLY=create,plugin measures a part; BENCH_PEERS=1 installs
 # LXD (from the distribution) and buttervolume (from PyPI, in a folder of its own), and measures
-# beside them.
+# beside them. BENCH_ONLY=lab measures volumes over NFS, in the guest of lab.sh.
 set -uo pipefail
 
 # shellcheck source=scripts/lib.sh
 . "$(dirname "$0")/lib.sh"
 PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
 RESULT=$ROOT/target/bench.json
+LAB_RESULT=$ROOT/target/bench-lab.json
 BUTTERVOLUME_VERSION=3.13
 # Kept for all checkouts, beside what cargo keeps.
 BUTTERVOLUME=${CARGO_HOME:-$HOME/.cargo}/cobalt-tools/buttervolume-$BUTTERVOLUME_VERSION
@@ -55,6 +56,20 @@ install_buttervolume() {
         touch "$BUTTERVOLUME/complete"
 }
 
+# What needs the kernel's NFS and several machines.
+lab() {
+    local how=() printed status
+    [ "${BENCH_QUICK:-0}" = 0 ] || how=(quick)
+    "$ROOT/scripts/deps.sh" --lab || return
+    printed=$(mktemp)
+    COBALT_BIN_DIR=$BIN "$ROOT/scripts/lab.sh" run --limit 3000 "$BIN/cobalt-bench" lab "${how[@]}" |
+        tee "$printed" | grep -v '^figures: '
+    status=${PIPESTATUS[0]}
+    if sed -n 's/^figures: //p' "$printed" | grep . >"$LAB_RESULT"; then say "written to $LAB_RESULT"; fi
+    rm -f -- "$printed"
+    return "$status"
+}
+
 clear_away() {
     trap - EXIT
     trap '' INT TERM HUP
@@ -76,6 +91,11 @@ fi
 
 [ "$(id -u)" = 0 ] || die "the bench mounts file systems and starts daemons: run it as root"
 cargo build --locked --release -p cobaltd -p cobalt-docker-plugin -p cobalt-bench || exit 1
+if [ "${BENCH_ONLY:-}" = lab ]; then
+    lab
+    exit
+fi
+say "not over NFS: BENCH_ONLY=lab measures that alone, in an emulated guest"
 get_peers
 WORK=$(mktemp -d /var/tmp/cobalt-bench.XXXXXX)
 CHILD=

@@ -5,6 +5,7 @@ set -uo pipefail
 
 # What the caller set for the lab, before lib.sh forgets everything of Cobalt's.
 BIN_DIR=${COBALT_BIN_DIR:-}
+ROUNDS=${COBALT_LAB_ROUNDS:-} SEED=${COBALT_LAB_SEED:-}
 KEEP_CACHE=${COBALT_LAB_CACHE:-} KEEP_MIRROR=${COBALT_LAB_MIRROR:-}
 SUITE=${SUITE:-${COBALT_LAB_SUITE:-trixie}}
 THREADS=${COBALT_LAB_THREADS:-2}
@@ -79,6 +80,8 @@ start_job() {
     : >"$WORK/job/env"
     add_env COBALT_LAB=1 "COBALT_LAB_SUITE=$SUITE" "COBALT_LAB_THREADS=$THREADS" \
         "COBALT_LAB_RETRIES=$RETRIES" COBALT_BIN_DIR=/job/bin
+    [ -z "$ROUNDS" ] || add_env "COBALT_LAB_ROUNDS=$ROUNDS"
+    [ -z "$SEED" ] || add_env "COBALT_LAB_SEED=$SEED"
     local name
     for name in "${!RUST_@}" FAILPOINTS; do
         [ -z "${!name:-}" ] || add_env "$name=${!name}"

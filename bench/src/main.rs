@@ -1,8 +1,8 @@
 //! Measures Cobalt beside the least that any program would have to do for the same, in turns in
 //! the same run, and says both. It judges nothing: the exit status says only whether it ran.
 //!
-//! Started by `scripts/bench.sh`, in namespaces and a folder of its own. docs/bench.md says what
-//! each figure is.
+//! Started by `scripts/bench.sh`, in namespaces and a folder of its own; what needs the kernel's
+//! NFS in the guest of `scripts/lab.sh`. docs/bench.md says what each figure is.
 #![allow(
     clippy::disallowed_methods,
     reason = "the bans are for the program; what measures it starts processes and waits outside"
@@ -13,6 +13,7 @@ mod figure;
 mod floor;
 mod ground;
 mod http;
+mod lab;
 mod measure;
 mod null_plugin;
 mod ours;
@@ -120,7 +121,6 @@ fn run() -> Result<(), Fault> {
     else {
         return Err(usage.into());
     };
-    let is_on = |name: &str| std::env::var_os(name).is_some_and(|value| value != "0");
     let quick = is_on("BENCH_QUICK");
     let plan = if quick { QUICK } else { FULL };
     let only = std::env::var("BENCH_ONLY").unwrap_or_default();
@@ -134,8 +134,19 @@ fn run() -> Result<(), Fault> {
     measured
 }
 
+fn is_on(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|value| value != "0")
+}
+
 fn main() -> ExitCode {
-    match run() {
+    let first = std::env::args().nth(1).unwrap_or_default();
+    let outcome = match first.as_str() {
+        // The guest has no environment of ours.
+        lab::COMMAND => lab::run(std::env::args().nth(2).is_some_and(|how| how == "quick")),
+        lab::hand::COMMAND => lab::hand::main(),
+        _ => run(),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("the bench did not come to its end: {error}");

@@ -63,7 +63,8 @@ pub(crate) fn chosen(list: &str, beside_peers: bool) -> Result<BTreeSet<Group>, 
         .map(str::trim)
         .map(|word| {
             known(word).ok_or_else(|| {
-                format!("BENCH_ONLY: there is no group \"{word}\": give some of {}", names()).into()
+                let some = format!("give some of {}, or lab alone", names());
+                format!("BENCH_ONLY: there is no group \"{word}\": {some}").into()
             })
         })
         .collect()

@@ -32,7 +32,7 @@ const ROOMS: [(&str, &[&str]); 11] = [
         "integration",
         &["cobalt-core", "cobalt-failpoint", "cobalt-store", "cobalt-host", "cobalt-api"],
     ),
-    ("bench", &["cobalt-core", "cobalt-host", "cobalt-store", "cobalt-api"]),
+    ("bench", &["cobalt-core", "cobalt-host", "cobalt-store", "cobalt-api", "cobalt-integration"]),
 ];
 
 /// Libraries that have one room, and that room.

@@ -58,7 +58,19 @@ impl Storage {
     /// # Panics
     /// When it is not in time.
     pub fn start_on(machine: Machine, etcd: &Etcd, flags: &[&str]) -> Storage {
-        let pool = machine.pool(POOL_MIB);
+        Storage::start_with(machine, etcd, POOL_MIB, flags)
+    }
+
+    /// The same with a pool of so many MiB.
+    ///
+    /// # Panics
+    /// When it is not in time.
+    pub fn start_large(lab: &Lab, host_name: &str, etcd: &Etcd, mib: u64) -> Storage {
+        Storage::start_with(lab.machine(host_name), etcd, mib, &[])
+    }
+
+    fn start_with(machine: Machine, etcd: &Etcd, mib: u64, flags: &[&str]) -> Storage {
+        let pool = machine.pool(mib);
         let server = NfsServer::start(&machine);
         server.end_grace();
         let setup = Setup::storage(&machine, &etcd.url(), &pool).with(flags);
