@@ -32,6 +32,9 @@ use crate::tools::EXPORTFS;
 
 /// exportfs needs some 40 ms for 6,000 entries; it waits longer where others run it as well.
 const EXPORTFS_LIMIT: Duration = Duration::from_secs(20);
+/// What one entry more may take on a machine that has no time: one that is killed halfway has to
+/// begin anew, and makes it worse.
+const ENTRY_LIMIT: Duration = Duration::from_millis(100);
 /// The table that exportfs keeps, and that mountd answers the kernel from.
 const TABLE: &str = "/var/lib/nfs/etab";
 /// Where exportfs looks for files.
@@ -169,12 +172,14 @@ impl Exports for KernelExports {
         }
         before(Effect::ExportsRun).map_err(refused("run exportfs"))?;
         let start = Instant::now();
-        let ran = EXPORTFS.run("export volumes", &["-r"], EXPORTFS_LIMIT);
+        let entries: usize = table.values().map(|export| export.admits.len()).sum();
+        let limit = EXPORTFS_LIMIT + ENTRY_LIMIT * u32::try_from(entries).unwrap_or(u32::MAX);
+        let ran = EXPORTFS.run("export volumes", &["-r"], limit);
         after(Effect::ExportsRun).map_err(refused("run exportfs"))?;
         let found = self.look(table)?;
         match ran {
             // It flushes what the kernel knows last of all.
-            Err(error) if start.elapsed() >= EXPORTFS_LIMIT => Err(error),
+            Err(error) if start.elapsed() >= limit => Err(error),
             // It fails where one line of anybody is bad, and ours are in effect all the same: what
             // counts for each volume is what was found.
             Err(error) => {
