@@ -16,7 +16,7 @@ use cobalt_integration::lab::{EtcdMachine, Lab, Machine, Storage};
 use cobalt_integration::wait::{eventually, poll};
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 
 /// Every effect of an export, and the record's that says what came of it.
 const EFFECTS: &[Effect] = &[
@@ -134,16 +134,19 @@ impl Scene {
         if others.len() != 1 || !others[0].starts_with("/run/foreign\t") {
             found.push(format!("beside ours is exported: {others:?}"));
         }
-        let kept = self.storage.machine.sh("cat /etc/exports.d/foreign.exports");
+        let world = self.storage.machine.world();
+        let folder = world.outside("/etc/exports.d");
+        let kept = std::fs::read_to_string(folder.join("foreign.exports")).unwrap_or_default();
         if kept.trim() != self.foreign {
             found.push(format!("the others' file says {kept}"));
         }
-        let files = format!("ls -A /etc/exports.d {}/exports", self.storage.daemon.run_dir());
-        let files = self.storage.machine.sh(&files);
-        if files.lines().filter(|line| line.ends_with(".exports")).count() != 3
-            || files.contains(".new")
-        {
-            found.push(format!("files are left: {files}"));
+        let own = world.outside(format!("{}/exports", self.storage.daemon.run_dir()));
+        for (folder, count) in [(folder, 2), (own, 1)] {
+            let names = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+            let names: Vec<_> = names.map(|entry| entry.file_name()).collect();
+            if names.len() != count {
+                found.push(format!("{} holds {names:?}", folder.display()));
+            }
         }
         found
     }
@@ -181,7 +184,7 @@ impl Scene {
         let held = poll(SOON, || {
             let mut command = self.mover.world().command("sh");
             let mut holder = command.args(["-euc", &script]).stdin(Stdio::piped()).spawn().unwrap();
-            poll(SOON, || at.exists().then_some(()))?;
+            eventually("the lock is taken", SOON, || at.exists());
             let free = format!("flock -n -x /mnt/v{volume}/lock true");
             match self.regular.world().attempt("sh", &["-euc", &free]).status.success() {
                 false => Some(holder),
