@@ -14,9 +14,9 @@ TOOL=$TOOLS/cargo-fuzz-$VERSION
 SECONDS_EACH=${1:-}
 shift || true
 # Some seconds each.
-declare -A RUNS=([names]=150000 [plugin]=300000 [api]=15000 [records]=200000 [view]=60000 [host]=600000)
+declare -A RUNS=([names]=150000 [plugin]=300000 [api]=15000 [records]=200000 [view]=60000 [host]=600000 [events]=300000)
 TARGETS=("$@")
-[ ${#TARGETS[@]} -gt 0 ] || TARGETS=(names plugin api records view host)
+[ ${#TARGETS[@]} -gt 0 ] || TARGETS=(names plugin api records view host events)
 # Memory errors are ruled out by the language in all that is fuzzed: no sanitizer, and it runs and
 # builds in half the time.
 BUILD=(--fuzz-dir fuzz --target-dir target/fuzz --sanitizer none)

@@ -29,6 +29,8 @@ use crate::wire::{
 
 pub use self::endpoint::{BadEndpoint, Endpoint};
 pub use self::error::ClientError;
+#[cfg(fuzzing)]
+pub(crate) use self::events::reread as reread_events;
 pub use self::events::{Event, EventStream, SILENCE};
 pub use self::tls::BadCa;
 use self::tls::Trust;

@@ -5,6 +5,9 @@
 
 pub mod client;
 pub mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod shapes;
 pub mod wire;
 

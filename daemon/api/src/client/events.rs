@@ -12,6 +12,8 @@ use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
+#[cfg(fuzzing)]
+pub(crate) use self::parser::reread;
 use self::parser::{Parser, Told};
 use super::beginning;
 use super::error::ClientError;

@@ -103,6 +103,25 @@ impl Parser {
     }
 }
 
+/// Reads a stream whole, and in pieces of these sizes.
+#[cfg(fuzzing)]
+pub(crate) fn reread(stream: &[u8], sizes: &[u8]) {
+    let mut whole = Parser::default();
+    let outcome = whole.take(stream);
+    let mut pieces = Parser::default();
+    let (mut rest, mut sizes) = (stream, sizes.iter().cycle());
+    let mut cut = Ok(());
+    while !rest.is_empty() && cut.is_ok() {
+        let size = sizes.next().map_or(1, |size| usize::from(*size).max(1)).min(rest.len());
+        cut = pieces.take(&rest[..size]);
+        rest = &rest[size..];
+    }
+    assert_eq!(outcome, cut);
+    if outcome.is_ok() {
+        assert_eq!(whole.told, pieces.told);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
