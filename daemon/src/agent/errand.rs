@@ -47,7 +47,7 @@ enum ErrandError {
 impl Agent {
     pub(super) async fn errand(&self, id: VolumeId) -> Outcome {
         // The semaphore is never closed.
-        let _permit = self.at_once.acquire().await;
+        let permit = self.at_once.acquire().await;
         let _running = self.meter.running();
         // Here and not only when the cluster's record changes: it is what every step rests on.
         if self.follower.age().is_some() || !self.is_our_cluster() {
@@ -72,6 +72,8 @@ impl Agent {
         let (pool, volume) = (self.pool.clone(), stored.value.clone());
         let meter = self.meter.clone();
         let worked = tokio::task::spawn_blocking(move || work(&*pool, &volume, &meter)).await;
+        // Only the pool is for so many at a time. Exports of all that wait are ordered together.
+        drop(permit);
         match worked {
             Ok(Ok(Worked::NotOurs)) => self.withdrawn(id).await,
             Ok(Ok(Worked::Made(subvolume))) => self.made(&stored, subvolume).await,
