@@ -20,9 +20,9 @@ use std::time::Duration;
 use cobalt_api::VolumeId;
 use cobalt_api::client::Wait;
 use cobalt_api::wire::{AccessMode, ConsumerState, Phase};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
-use self::look::Looked;
+use self::look::{Extent, Found, Looked};
 use crate::address::NFS_PORT;
 use crate::consumers::{Consumers, Turn, is_away};
 use crate::known::{Consumer, Known};
@@ -33,6 +33,15 @@ use crate::view::View;
 
 /// How often everything is looked at without being told to.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// When is looked again after somebody asked for a volume: Docker takes protections off a volume
+/// that a container shall only read.
+const STARTING: [Duration; 5] = [
+    Duration::from_millis(300),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+];
 /// How long the API may take to hear what came of it.
 const TELL_LIMIT: Duration = Duration::from_secs(2);
 /// How long it may take to have a volume exported to another address of ours.
@@ -62,14 +71,25 @@ impl Live {
         let mut moves = self.view.moves();
         let mut whole = tokio::time::interval(LOOK_EVERY);
         whole.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut again: Vec<Instant> = Vec::new();
         loop {
-            let all = tokio::select! {
-                _ = whole.tick() => true,
-                _ = moves.changed() => false,
+            let next = again.last().copied();
+            let extent = tokio::select! {
+                _ = whole.tick() => Extent::Nodes,
+                _ = moves.changed() => Extent::Changed,
+                () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)),
+                    if next.is_some() => Extent::All,
             };
+            again.retain(|at| *at > Instant::now());
             let live = Arc::clone(&self);
-            match tokio::task::spawn_blocking(move || live.to_do(all)).await {
-                Ok(names) => names.into_iter().for_each(|name| self.look_at(name)),
+            match tokio::task::spawn_blocking(move || live.find(extent)).await {
+                Ok(Found { to_do, is_starting }) => {
+                    to_do.into_iter().for_each(|name| self.look_at(name));
+                    if is_starting {
+                        again =
+                            STARTING.iter().rev().map(|after| Instant::now() + *after).collect();
+                    }
+                }
                 Err(error) => tracing::error!("looking at the volumes broke off: {error}"),
             }
         }

@@ -18,53 +18,81 @@ use crate::place::Way;
 pub struct Looked {
     /// Which mount of it.
     number: u64,
+    /// Who had asked for it.
+    holders: Vec<String>,
     /// What the API had said.
     known: Arc<Known>,
+}
+
+/// What is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Volumes that changed since the last look.
+    Changed,
+    /// All of them.
+    All,
+    /// All of them, and whether their nodes answer.
+    Nodes,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Volumes for which something is to be done.
+    pub(super) to_do: Vec<String>,
+    /// Somebody has just asked for one: a container is being started.
+    pub(super) is_starting: bool,
 }
 
 /// Which addresses answered in this look.
 type Answered = HashMap<IpAddr, bool>;
 
 impl Live {
-    /// The volumes for which something is to be done: among those that changed since the last
-    /// look, or among all. It blocks on files, and on nodes that have another address.
-    pub(super) fn to_do(&self, all: bool) -> Vec<String> {
-        let due = self.due(all);
+    /// Finds the volumes for which something is to be done. It blocks on files, and on nodes that
+    /// have another address.
+    pub(super) fn find(&self, extent: Extent) -> Found {
+        let (due, is_starting) = self.due(extent);
         if due.is_empty() {
-            return Vec::new();
+            return Found { to_do: Vec::new(), is_starting };
         }
         let survey = match self.mounts.survey() {
             Ok(survey) => survey,
             Err(error) => {
                 tracing::warn!("the mounts cannot be looked at: {error}");
-                return due.into_iter().map(|(name, ..)| name).collect();
+                let to_do = due.into_iter().map(|(name, ..)| name).collect();
+                return Found { to_do, is_starting };
             }
         };
-        let mut answered = all.then(Answered::new);
-        let mut is_behind = |(name, here, known): (String, MountedHere, Arc<Known>)| {
+        let mut answered = (extent == Extent::Nodes).then(Answered::new);
+        let is_behind = |(name, here, known): (String, MountedHere, Arc<Known>)| {
             let settled = self.is_settled(&here, &known, &survey, answered.as_mut());
             (!settled).then_some(name)
         };
-        due.into_iter().filter_map(&mut is_behind).collect()
+        Found { to_do: due.into_iter().filter_map(is_behind).collect(), is_starting }
     }
 
-    fn due(&self, all: bool) -> Vec<(String, MountedHere, Arc<Known>)> {
+    /// What is to be looked at, and whether somebody has just asked for any of it.
+    fn due(&self, extent: Extent) -> (Vec<(String, MountedHere, Arc<Known>)>, bool) {
         let here = self.mounts.here();
         let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
         looked.retain(|name, _| here.contains_key(name));
-        let mut due = Vec::new();
+        let (mut due, mut is_starting) = (Vec::new(), false);
         for (name, here) in here {
             let Some(known) = self.view.get(&name) else { continue };
-            let is_same = |before: &Looked| {
+            let before = looked.get(&name);
+            let asked = |holder: &String| before.is_none_or(|one| !one.holders.contains(holder));
+            let is_asked = here.holders.iter().any(asked);
+            is_starting |= is_asked;
+            let is_same = before.is_some_and(|before| {
                 before.number == here.number && !before.known.differs_in_use(&known)
-            };
-            if all || !looked.get(&name).is_some_and(is_same) {
-                let seen = Looked { number: here.number, known: Arc::clone(&known) };
-                looked.insert(name.clone(), seen);
+            });
+            if extent != Extent::Changed || is_asked || !is_same {
+                let (number, holders) = (here.number, here.holders.clone());
+                looked.insert(name.clone(), Looked { number, holders, known: Arc::clone(&known) });
                 due.push((name, here, known));
             }
         }
-        due
+        (due, is_starting)
     }
 
     /// Whether nothing is to be done: containers have what they should, and the API knows it.

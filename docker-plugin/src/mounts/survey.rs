@@ -142,9 +142,27 @@ pub(super) fn sees_the_same(mount: &Mount, top: &Mount) -> bool {
         (false, false) => {
             mount.device == top.device
                 && (mount.read_only || !top.read_only)
+                // Docker's way to make a volume read-only takes these off.
+                && (mount.no_set_id || !top.no_set_id)
+                && (mount.no_devices || !top.no_devices)
                 && mount.is_deleted() == top.is_deleted()
                 && mount.root.starts_with(&top.root)
         }
         (true, false) | (false, true) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_without_the_protections_of_the_volume_does_not_see_the_same() {
+        let top = Mount { no_set_id: true, no_devices: true, ..Mount::default() };
+        assert!(sees_the_same(&top, &top));
+        let bare = Mount { read_only: true, ..Mount::default() };
+        assert!(!sees_the_same(&bare, &top));
+        assert!(sees_the_same(&Mount { read_only: true, ..top.clone() }, &top));
+        assert!(!sees_the_same(&top, &Mount { read_only: true, ..top.clone() }));
     }
 }

@@ -33,6 +33,10 @@ pub struct Mount {
     pub point: PathBuf,
     /// Nothing can be written through it, whatever its filesystem lets others do.
     pub read_only: bool,
+    /// Set-id programs give nobody rights.
+    pub no_set_id: bool,
+    /// Device files lead nowhere.
+    pub no_devices: bool,
     /// Nothing can be written to its filesystem.
     pub sealed: bool,
     /// The group of mounts that see what is mounted on this one and the other way round.
@@ -292,16 +296,18 @@ fn mount(line: &[u8]) -> Option<Mount> {
     let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse::<u64>().ok();
     let path = |field: &[u8]| PathBuf::from(OsString::from_vec(unescape(field)));
     let text = |field: &[u8]| String::from_utf8_lossy(&unescape(field)).into_owned();
-    let says_ro = |field: &[u8]| field.split(|b| *b == b',').any(|option| option == b"ro");
+    let says = |field: &[u8], word: &[u8]| field.split(|b| *b == b',').any(|option| option == word);
     let mut mount = Mount {
         number: number(fields.next()?)?,
         parent: number(fields.next()?)?,
         device: text(fields.next()?),
         root: path(fields.next()?),
         point: path(fields.next()?),
-        read_only: says_ro(fields.next()?),
         ..Mount::default()
     };
+    let options = fields.next()?;
+    mount.read_only = says(options, b"ro");
+    (mount.no_set_id, mount.no_devices) = (says(options, b"nosuid"), says(options, b"nodev"));
     for field in fields.by_ref().take_while(|field| *field != b"-") {
         let group = |prefix: &[u8]| field.strip_prefix(prefix).and_then(number);
         mount.shared = mount.shared.or_else(|| group(b"shared:"));
@@ -310,7 +316,7 @@ fn mount(line: &[u8]) -> Option<Mount> {
     mount.kind = text(fields.next()?);
     mount.source = text(fields.next()?);
     let options = fields.next().unwrap_or_default();
-    mount.sealed = says_ro(options);
+    mount.sealed = says(options, b"ro");
     let mut options = options.split(|b| *b == b',');
     mount.peer = options.find_map(|option| option.strip_prefix(b"addr=").map(text));
     mount.point.as_os_str().as_bytes().starts_with(b"/").then_some(mount)
