@@ -11,7 +11,7 @@ use crate::lab::{Lab, Machine};
 use crate::wait::eventually;
 
 /// How long a container may take to see a change.
-const SEEN: Duration = Duration::from_secs(30);
+const SEEN: Duration = Duration::from_secs(90);
 
 /// Ended in this order.
 #[derive(Debug)]

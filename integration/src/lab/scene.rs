@@ -9,7 +9,7 @@ use crate::lab::{Consumer, EtcdMachine, Lab, Storage};
 use crate::wait::eventually;
 
 /// How long a change may take to be felt.
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 
 /// Ended in this order.
 #[derive(Debug)]
