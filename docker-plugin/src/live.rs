@@ -294,7 +294,11 @@ fn follow(mounts: &Mounts, id: &VolumeId, source: Source) -> Source {
 }
 
 fn answers(node: IpAddr) -> bool {
-    TcpStream::connect_timeout(&SocketAddr::new(node, NFS_PORT), KNOCK_LIMIT).is_ok()
+    answers_within(node, KNOCK_LIMIT)
+}
+
+fn answers_within(node: IpAddr, limit: Duration) -> bool {
+    TcpStream::connect_timeout(&SocketAddr::new(node, NFS_PORT), limit).is_ok()
 }
 
 /// The work on one volume.

@@ -7,14 +7,18 @@ use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 
-use super::{Live, answers};
+use super::{Live, answers_within};
 
 /// How often it is looked.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// For how long an address that answered is not asked again.
 const KNOCK_EVERY: Duration = Duration::from_secs(10);
-/// How long who is killed may go on waiting: Docker itself waits ten seconds.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How long a node may take to answer. One that is only slow must not be taken for gone: what is
+/// given up is lost.
+const KNOCK_LIMIT: Duration = Duration::from_millis(1500);
+/// How long who is killed may go on waiting, while the node is silent each time it is asked:
+/// Docker itself waits ten seconds.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What was seen so far.
 #[derive(Default)]
@@ -47,7 +51,8 @@ impl Live {
         let mut asked: HashMap<IpAddr, bool> = HashMap::new();
         let mut is_silent = |address: IpAddr| {
             let known = answered.get(&address).is_some_and(|at| at.elapsed() < KNOCK_EVERY);
-            let answers = known || *asked.entry(address).or_insert_with(|| answers(address));
+            let answers = known
+                || *asked.entry(address).or_insert_with(|| answers_within(address, KNOCK_LIMIT));
             if answers && !known {
                 answered.insert(address, Instant::now());
             }
