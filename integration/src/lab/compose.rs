@@ -2,6 +2,7 @@
 //! through our plugin. Images are built from the Dockerfile; there is no registry, so the guest's
 //! own root folder, with our programs, stands in for the images it begins with.
 
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -15,6 +16,8 @@ use crate::plugin::Plugin;
 use crate::wait::{eventually, poll};
 use crate::world::text;
 
+/// What storage nodes run.
+const PROGRAMS: [&str; 2] = ["cobaltd", "cobalt"];
 /// What every image begins with here.
 const BASE: &str = "lab-base";
 /// Of each storage node.
@@ -84,14 +87,21 @@ impl ComposeHost {
         host
     }
 
+    /// The programs lie in it once: what is copied from one image to the next is a link.
     fn import_base(&self) {
         let programs = binary("cobaltd");
         let programs = programs.parent().unwrap_or(Path::new("/"));
+        let links = self.machine.disk().join("programs");
+        std::fs::create_dir(&links).expect("the machine's disk");
+        for name in PROGRAMS {
+            symlink(Path::new("/opt").join(name), links.join(name)).expect("the machine's disk");
+        }
         let mut tar = Command::new("tar");
         tar.args(["--create", "--one-file-system", "--directory", "/"]);
         tar.args(LEFT_OUT.iter().map(|path| format!("--exclude=./{path}")));
-        tar.args(["--transform", "s,^cobalt,programs/cobalt,", "."]);
-        tar.arg("--directory").arg(programs).args(["cobaltd", "cobalt"]);
+        tar.args(["--transform", "s,^cobalt,opt/cobalt,", "."]);
+        tar.arg("--directory").arg(programs).args(PROGRAMS);
+        tar.arg("--directory").arg(self.machine.disk()).arg("programs");
         let mut tar = tar.stdout(Stdio::piped()).spawn().expect("tar");
         let image = tar.stdout.take().expect("its output is a pipe");
         let mut import = Command::new("docker");
