@@ -116,26 +116,30 @@ impl ComposeHost {
     /// # Panics
     /// When it takes longer than five minutes or fails.
     pub fn compose(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new("timeout");
-        command.args(["300", "docker", "--host", &self.dockerd.host(), "compose"]);
-        command.args(["--progress", "plain"]).args(arguments).current_dir(root());
-        command.env("COBALT_BASE_IMAGE", BASE).env("COBALT_RUST_IMAGE", BASE);
-        command.env("COBALT_POOL_SIZE", POOL).stdin(Stdio::null());
-        let done = command.output().expect("the docker client");
+        let done = self.try_compose(arguments);
         let (out, err) = (text(&done.stdout), text(&done.stderr));
         assert!(done.status.success(), "docker compose {}: {out}{err}", arguments.join(" "));
         out
     }
 
+    fn try_compose(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new("timeout");
+        command.args(["300", "docker", "--host", &self.dockerd.host(), "compose"]);
+        command.args(["--progress", "plain"]).args(arguments).current_dir(root());
+        command.env("COBALT_BASE_IMAGE", BASE).env("COBALT_RUST_IMAGE", BASE);
+        command.env("COBALT_POOL_SIZE", POOL).stdin(Stdio::null());
+        command.output().expect("the docker client")
+    }
+
     /// `docker compose up` as a person types it; waits until all of it serves.
     ///
     /// # Panics
-    /// When it does not in time, showing what its containers said.
+    /// When it does not in time.
     pub fn up(&self) {
         self.compose(&["up", "--detach"]);
         let serves = || nfs_threads() == NFS_THREADS && self.api_is_ready();
         let up = poll(UP, || serves().then_some(()));
-        assert!(up.is_some(), "the cluster did not come up: {}", self.logs());
+        assert!(up.is_some(), "the cluster did not come up");
     }
 
     /// Whether some API answers through HAProxy and knows etcd.
@@ -149,11 +153,6 @@ impl ComposeHost {
     pub fn healthy(&self) -> usize {
         let said = self.dockerd.must(&["ps", "--quiet", "--filter", "health=healthy"]);
         said.lines().count()
-    }
-
-    /// What all containers wrote last.
-    pub fn logs(&self) -> String {
-        self.compose(&["ps", "--all"]) + &self.compose(&["logs", "--tail", "50"])
     }
 
     /// What a script prints where a container has its files; not by `docker exec`, which takes
@@ -309,6 +308,16 @@ impl ComposeHost {
         let said = self.machine.run("losetup", &list);
         let images = said.lines().filter(|file| file.contains("pool.img"));
         images.map(str::to_owned).collect()
+    }
+}
+
+impl Drop for ComposeHost {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for arguments in [&["ps", "--all"][..], &["logs", "--timestamps", "--tail", "60"]] {
+                eprintln!("{}", text(&self.try_compose(arguments).stdout));
+            }
+        }
     }
 }
 
