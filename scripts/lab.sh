@@ -225,6 +225,17 @@ build_tests() { # TEST…: prints the programs
         "${arguments[@]}" | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | grep '/lab_'
 }
 
+# All that can run there.
+tests_of_suite() {
+    local file name
+    for file in "$ROOT"/integration/tests/lab_*.rs; do
+        name=$(basename "$file" .rs)
+        # Debian 12 has the first version of Compose, which does not know the file.
+        if [ "$SUITE $name" = "bookworm lab_compose" ]; then continue; fi
+        printf '%s\n' "$name"
+    done
+}
+
 build_programs() {
     local bin=$ROOT/target/integration name
     BIN_DIR=$bin
@@ -243,7 +254,7 @@ test_all() {
         shift
     done
     [ "${1:-}" != -- ] || shift
-    [ "${#names[@]}" -gt 0 ] || names=('lab_*')
+    [ "${#names[@]}" -gt 0 ] || mapfile -t names < <(tests_of_suite)
     [ -n "$BIN_DIR" ] || build_programs
     programs=$(build_tests "${names[@]}") || die "the tests of the lab do not build"
     prepare

@@ -15,20 +15,8 @@ const SOON: Duration = Duration::from_secs(120);
 const TRY: &str = "{ echo x >/data/x; } 2>/dev/null || echo barred";
 const NODES: [&str; 3] = ["storage1", "storage2", "storage3"];
 
-/// Debian 12 has version 1 only, which knows little of the file.
-fn has_compose() -> bool {
-    let has = std::env::var("COBALT_LAB_SUITE").as_deref() != Ok("bookworm");
-    if !has {
-        println!("not tried on Debian 12: it has no Docker Compose of version 2");
-    }
-    has
-}
-
 #[test]
 fn the_cluster_of_the_compose_file_serves_containers_whatever_happens_to_its_own() {
-    if !has_compose() {
-        return;
-    }
     let lab = Lab::new();
     let mut host = timed("a dockerd with the base image", || ComposeHost::start(&lab));
     timed("images built", || host.compose(&["build"]));

@@ -12,7 +12,7 @@ use nix::libc;
 
 use super::filesystem::{Failure, NfsMount};
 use super::helper::{Helper, Outcome, Request};
-use super::source::choose;
+use super::source::{Choice, choose};
 
 /// Where NFS 4 listens.
 const PORT: u16 = 2049;
@@ -26,6 +26,10 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 const MOUNT_LIMIT: Duration = Duration::from_secs(30);
 /// How long all of them may together: dockerd waits two minutes.
 const WHOLE_LIMIT: Duration = Duration::from_secs(90);
+/// How long a node that has just started may take to export what its records say already.
+const EXPORT_LIMIT: Duration = Duration::from_secs(15);
+/// The pause before it is asked again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// Why a volume cannot be mounted over NFS.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +81,29 @@ pub(super) fn mount(
         return Err(NfsError::Path);
     }
     let choice = choose(options, read_only).map_err(NfsError::Option)?;
-    let end = Instant::now() + WHOLE_LIMIT;
+    let (start, end) = (Instant::now(), Instant::now() + WHOLE_LIMIT);
+    loop {
+        match attempt(helper, addresses, path, &choice, identity, end) {
+            // We only come here when its record says otherwise.
+            Err(NfsError::NotAdmitted(_)) if start.elapsed() < EXPORT_LIMIT => pause(),
+            other => return other,
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "in a thread of its own; a server tells nobody")]
+fn pause() {
+    std::thread::sleep(AGAIN);
+}
+
+fn attempt(
+    helper: &Helper,
+    addresses: &[IpAddr],
+    path: &str,
+    choice: &Choice,
+    identity: Option<&str>,
+    end: Instant,
+) -> Result<OwnedFd, NfsError> {
     let mut silent = String::new();
     for address in addresses {
         let left = end.saturating_duration_since(Instant::now());
