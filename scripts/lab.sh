@@ -232,6 +232,8 @@ tests_of_suite() {
         name=$(basename "$file" .rs)
         # Debian 12 has the first version of Compose, which does not know the file.
         if [ "$SUITE $name" = "bookworm lab_compose" ]; then continue; fi
+        # The crowd has not come to its end yet: make lab TEST=lab_many.
+        if [ "$name" = lab_many ]; then continue; fi
         printf '%s\n' "$name"
     done
 }

@@ -34,6 +34,8 @@ const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 const NEWS_LIMIT: Duration = Duration::from_secs(2);
 /// The same while it did not answer the last time.
 const OUTAGE_NEWS_LIMIT: Duration = Duration::from_millis(500);
+/// How often a node may turn out to be elsewhere while a volume of it is mounted.
+const NODE_MOVES: u32 = 3;
 /// How long the API may take to have a volume exported to this host; dockerd waits 120 s for
 /// this and the mount.
 const ADMIT_LIMIT: Duration = Duration::from_secs(60);
@@ -294,12 +296,37 @@ impl Driver {
                 Err(error) => return Err(refuse(&explain(&error))),
             },
         };
-        let way = self.way(name, &known).await?;
-        let ours = known.consumer(self.consumers.host_id()).cloned();
-        let may = ours.as_ref().map_or(AccessMode::Rw, |consumer| consumer.may);
+        let mut way = self.way(name, &known).await?;
         if self.consumers.holds(name.as_str(), &known.id) {
+            let ours = known.consumer(self.consumers.host_id());
+            let may = ours.map_or(AccessMode::Rw, |consumer| consumer.may);
             return Ok((known, way, may));
         }
+        let mut known = known;
+        // Its node may be elsewhere than we last heard, and see us by another address from there.
+        for _ in 0..NODE_MOVES {
+            let own = way.own_address();
+            let noted = self.noted(name, known, way, (limit, turn)).await?;
+            if noted.1.own_address() == own {
+                return Ok(noted);
+            }
+            (known, way, _) = noted;
+        }
+        Err(refuse(&format!(
+            "the node of volume \"{name}\" changes its address again and again; try again"
+        )))
+    }
+
+    /// The same, once this host is noted as it is seen from where `way` leads.
+    async fn noted(
+        &self,
+        name: &VolumeName,
+        known: Arc<Known>,
+        way: Way,
+        (limit, turn): (Duration, &Turn),
+    ) -> Result<(Arc<Known>, Way, AccessMode), Refusal> {
+        let ours = known.consumer(self.consumers.host_id()).cloned();
+        let may = ours.as_ref().map_or(AccessMode::Rw, |consumer| consumer.may);
         let said = (way.own_address(), None);
         // An export of ours that stands needs no patience; a new one takes a run of exportfs.
         let (wait, limit) = match (way.own_address(), &ours) {
