@@ -13,6 +13,10 @@ use tokio::time::sleep;
 /// The pause before it is written down again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// What the file says once etcd went back. A number would be overtaken by what is written since, and
+/// the next start would see nothing wrong.
+const WENT_BACK: &str = "went back";
+
 /// The file that says it, for one cluster on this machine.
 #[derive(Clone, Debug)]
 pub(crate) struct SeenRevision {
@@ -28,6 +32,7 @@ impl SeenRevision {
     /// Tells the follower how far etcd was, if that is known. Call it before anything is done.
     pub(crate) fn recall(&self, follower: &Follower) {
         let noted = match std::fs::read_to_string(&self.file) {
+            Ok(text) if text.trim() == WENT_BACK => Some(i64::MAX),
             Ok(text) => text.trim().parse().ok(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(_) => None,
@@ -39,9 +44,9 @@ impl SeenRevision {
         follower.expect_at_least(noted);
         if follower.went_back() {
             tracing::error!(
-                noted, file = %self.file.display(),
-                "etcd is at an earlier revision than it was: remove this file and restart cobaltd \
-                 when you have looked at it"
+                file = %self.file.display(),
+                "etcd is at, or was put back to, an earlier revision than it was: remove this file \
+                 and restart cobaltd when you have looked at it"
             );
         }
     }
@@ -49,14 +54,17 @@ impl SeenRevision {
     /// Writes down how far etcd was at the furthest, for ever. Where it went back, that stands until
     /// somebody removes it.
     pub(crate) async fn keep(&self, follower: &Follower) -> std::convert::Infallible {
-        let (mut shown, mut noted) = (0, 0);
+        let (mut shown, mut noted) = (0, String::new());
         loop {
             follower.moved_from(shown).await;
             shown = follower.revision();
-            let furthest = follower.furthest();
-            if furthest > noted {
-                match around(Effect::RevisionNote, || self.write(furthest)) {
-                    Ok(()) => noted = furthest,
+            let text = match follower.went_back() {
+                true => WENT_BACK.to_owned(),
+                false => follower.furthest().to_string(),
+            };
+            if text != noted {
+                match around(Effect::RevisionNote, || self.write(&text)) {
+                    Ok(()) => noted = text,
                     Err(error) => tracing::warn!(%error, file = %self.file.display(),
                         "how far etcd is could not be noted"),
                 }
@@ -65,9 +73,9 @@ impl SeenRevision {
         }
     }
 
-    fn write(&self, revision: i64) -> io::Result<()> {
+    fn write(&self, text: &str) -> io::Result<()> {
         let new = self.file.with_extension("new");
-        std::fs::write(&new, format!("{revision}\n"))?;
+        std::fs::write(&new, format!("{text}\n"))?;
         std::fs::rename(&new, &self.file)
     }
 }

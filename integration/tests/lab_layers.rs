@@ -140,7 +140,6 @@ fn rights_and_addresses_change_under_running_containers() {
     assert!(actor.state().contains(&storage.address().to_string()), "{}", actor.state());
     let options = consumer.sh(&format!("grep {ID} /proc/mounts"));
     assert!(options.contains("vers=4.2") && options.contains("nosuid,nodev"), "{options}");
-    println!("{}", consumer.sh("ls -d /sys/fs/nfs/*/nfs_client/switch/xprt* || true"));
     let identity = consumer.sh("cat /sys/fs/nfs/net/nfs_client/identifier");
     assert_eq!(identity.trim(), format!("layers-actor@{}", storage.address()));
     let (slave, apart) = (

@@ -98,7 +98,8 @@ impl Follower {
         self.shared.went_back.load(Ordering::Relaxed)
     }
 
-    /// Tells that etcd was seen at this revision before this process began.
+    /// Tells that etcd was seen at this revision before this process began; `i64::MAX` when it was
+    /// seen to go back then.
     pub fn expect_at_least(&self, revision: i64) {
         self.shared.known.fetch_max(revision, Ordering::Relaxed);
         self.shared.compare(self.revision());
@@ -281,7 +282,6 @@ impl Shared {
             self.went_back.store(true, Ordering::Relaxed);
             tracing::error!(
                 revision,
-                known,
                 "etcd went back to an earlier revision: nothing will be deleted, and nobody new \
                  let in, until somebody has looked at it"
             );
