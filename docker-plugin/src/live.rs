@@ -33,6 +33,11 @@ use crate::view::View;
 
 /// How often everything is looked at without being told to.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
+/// How many times as long as a look took nobody looks again: where there are many containers, and
+/// much changes, looking must not become all that this host does.
+const REST: u32 = 3;
+/// The longest such rest: a right that is lost is to be felt soon.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 /// When is looked again after somebody asked for a volume: Docker takes protections off a volume
 /// that a container shall only read.
 const STARTING: [Duration; 5] = [
@@ -81,7 +86,7 @@ impl Live {
                     if next.is_some() => Extent::All,
             };
             again.retain(|at| *at > Instant::now());
-            let live = Arc::clone(&self);
+            let (live, begun) = (Arc::clone(&self), Instant::now());
             match tokio::task::spawn_blocking(move || live.find(extent)).await {
                 Ok(Found { to_do, is_starting }) => {
                     to_do.into_iter().for_each(|name| self.look_at(name));
@@ -92,6 +97,7 @@ impl Live {
                 }
                 Err(error) => tracing::error!("looking at the volumes broke off: {error}"),
             }
+            tokio::time::sleep((begun.elapsed() * REST).min(LONGEST_REST)).await;
         }
     }
 

@@ -48,10 +48,12 @@ impl Mounts {
     pub fn survey(&self) -> io::Result<Survey> {
         let own = table::own()?;
         let mut tops = BTreeMap::new();
-        for mount in own.iter().filter(|mount| mount.point.parent() == Some(&self.folder)) {
+        for mount in table::seen(&own) {
+            if mount.point.parent() != Some(&self.folder) {
+                continue;
+            }
             let Some(id) = mount.volume() else { continue };
-            let hides = |other: &Mount| other.parent == mount.number && other.point == mount.point;
-            if mount.point.ends_with(&id) && !own.iter().any(hides) {
+            if mount.point.ends_with(&id) {
                 tops.insert(id, mount.clone());
             }
         }
@@ -119,14 +121,9 @@ impl Mounts {
         };
         let mut found = Vec::new();
         table::each_namespace(&BTreeSet::new(), &mut |task, mounts| {
-            for mount in &mounts {
+            for mount in table::seen(&mounts) {
                 let Some(id) = mount.volume() else { continue };
-                let hides =
-                    |other: &Mount| other.parent == mount.number && other.point == mount.point;
-                if !table::mirrors(mount, &id)
-                    && !is_foreign(&id, mount)
-                    && !mounts.iter().any(hides)
-                {
+                if !table::mirrors(mount, &id) && !is_foreign(&id, mount) {
                     found.push(Viewer { id, task: task.to_owned(), mount: mount.clone() });
                 }
             }

@@ -149,6 +149,13 @@ pub fn stack(mounts: &[Mount], point: &Path) -> Vec<Mount> {
     stack
 }
 
+/// Those of `mounts` that are seen: nothing else is mounted on them at the same place.
+pub(super) fn seen(mounts: &[Mount]) -> impl Iterator<Item = &Mount> {
+    let hidden: HashSet<(u64, &Path)> =
+        mounts.iter().map(|above| (above.parent, above.point.as_path())).collect();
+    mounts.iter().filter(move |mount| !hidden.contains(&(mount.number, mount.point.as_path())))
+}
+
 /// Reads a mountinfo text; lines of another shape are passed over.
 pub fn parse(text: &[u8]) -> Vec<Mount> {
     text.split(|b| *b == b'\n').filter_map(mount).collect()
@@ -382,6 +389,8 @@ mod tests {
         let mounts = vec![mount(93, 90), elsewhere, mount(68, 3), mount(90, 68)];
         let stack = stack(&mounts, Path::new("/data"));
         assert_eq!(stack.iter().map(|mount| mount.number).collect::<Vec<_>>(), [68, 90, 93]);
+        let seen: Vec<_> = seen(&mounts).map(|mount| mount.number).collect();
+        assert_eq!(seen, [93, 3], "what lies elsewhere hides nothing and is hidden by nothing");
     }
 
     #[test]
