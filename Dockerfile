@@ -32,6 +32,7 @@ COPY docker/install /usr/local/sbin/install-packages
 RUN install-packages nfs-kernel-server btrfs-progs kmod
 COPY docker/nfs.conf /etc/nfs.conf.d/cobalt.conf
 COPY docker/mountd.conf /etc/cobalt/mountd.conf
+COPY daemon/debian/boot.exports /usr/lib/cobalt/boot.exports
 COPY docker/storage docker/storage-healthy /usr/local/sbin/
 COPY --from=programs /programs/ /usr/local/bin/
 # The API is for the network of the containers; HAProxy shows it to others.

@@ -59,6 +59,8 @@ nfs_server_is_told() {
     [ "$(sed -n '/^\[nfsd\]$/,$s/^lease-time=//p' "$file")" = 10 ] || die "$file sets no lease"
     grep -q '^r! /etc/exports.d/cobalt-\*.exports$' /usr/lib/tmpfiles.d/cobaltd.conf ||
         die "exports would outlive a boot"
+    [ -f /usr/lib/systemd/system/cobaltd-nfs-wait.service ] && [ -f /usr/lib/cobalt/boot.exports ] ||
+        die "hosts would not wait for exports after a boot"
 }
 
 start() {

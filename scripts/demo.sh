@@ -148,6 +148,10 @@ expect_output() {
 }
 
 show_quota_bite() {
+    if [ ! -e /sys/fs/btrfs/features/simple_quota ]; then
+        say "         Linux $(uname -r) has no simple quotas (6.7 and later have): no size is enforced here."
+        return
+    fi
     local command='dd if=/dev/zero of=/data/big bs=1M count=100'
     if try "$(shown "$command")" in_container "$command"; then
         fail "100 MiB could be written into a volume of 64 MiB"

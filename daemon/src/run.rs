@@ -287,7 +287,7 @@ impl Parts {
             drop(announced);
             if let Some(pool) = joined {
                 let facts = pool.facts();
-                let seen = SeenRevision::of(&settings.run_dir, &facts.cluster_id);
+                let seen = SeenRevision::of(&facts.notes(), &facts.cluster_id);
                 seen.recall(&follower);
                 let noted = follower.clone();
                 let exports = KernelExports::new(&settings.run_dir, facts.node, &facts.path);

@@ -1,4 +1,4 @@
-//! Remembers over restarts how far etcd was seen to be. An etcd that was put back to an older state
+//! Remembers over restarts and boots how far etcd was seen to be, in the pool. An etcd that was put back to an older state
 //! while nobody looked, or before a restart that nobody meant as his word for it, is known as such.
 //! It decides nothing.
 
@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// the next start would see nothing wrong.
 const WENT_BACK: &str = "went back";
 
-/// The file that says it, for one cluster on this machine.
+/// The file that says it, for one cluster and pool.
 #[derive(Clone, Debug)]
 pub(crate) struct SeenRevision {
     file: PathBuf,
@@ -25,8 +25,8 @@ pub(crate) struct SeenRevision {
 
 impl SeenRevision {
     /// The file for the cluster of this id.
-    pub(crate) fn of(run_dir: &Path, cluster_id: &str) -> SeenRevision {
-        SeenRevision { file: run_dir.join(format!("etcd-revision-{cluster_id}")) }
+    pub(crate) fn of(notes: &Path, cluster_id: &str) -> SeenRevision {
+        SeenRevision { file: notes.join(format!("etcd-revision-{cluster_id}")) }
     }
 
     /// Tells the follower how far etcd was, if that is known. Call it before anything is done.

@@ -46,6 +46,12 @@ pub struct Args {
     #[arg(long, env = "COBALT_PLUGIN_RECONCILE_SECS", default_value_t = 30,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub reconcile_secs: u64,
+    /// Seconds that containers which are being killed wait for a storage node that does not answer.
+    /// Then what they have not written is given up, so that they end; who ends by itself waits 40
+    /// times as long. 0: they wait for the node, and nothing is lost.
+    #[arg(long, env = "COBALT_PLUGIN_GIVE_UP_SECS", default_value_t = 3,
+          value_parser = clap::value_parser!(u64).range(0..=86_400))]
+    pub give_up_secs: u64,
     /// File with the authority to believe about https:// addresses, PEM, instead of the system's.
     #[arg(long, env = "COBALT_CA_FILE", value_name = "PATH")]
     pub ca_file: Option<PathBuf>,
@@ -89,6 +95,8 @@ pub struct Settings {
     pub refresh: Duration,
     /// Between two looks at the mounts.
     pub reconcile: Duration,
+    /// How long who is killed may wait for a silent node; `None`: for ever.
+    pub give_up: Option<Duration>,
 }
 
 /// What systemd hands over through the environment.
@@ -151,6 +159,7 @@ impl Args {
             address: self.address,
             refresh: Duration::from_secs(self.refresh_secs),
             reconcile: Duration::from_secs(self.reconcile_secs),
+            give_up: (self.give_up_secs > 0).then(|| Duration::from_secs(self.give_up_secs)),
         })
     }
 }
@@ -182,6 +191,17 @@ mod tests {
         let open = std::fs::Permissions::from_mode(0o644);
         std::fs::set_permissions(file.path(), open).expect("chmod");
         assert!(read_token(file.path()).is_err());
+    }
+
+    #[test]
+    fn nothing_is_given_up_where_no_time_is_set_for_it() {
+        let give_up = |args: &[&str]| {
+            let args = Args::try_parse_from([&["plugin"], args].concat()).expect("arguments");
+            args.settings().expect("settings").give_up
+        };
+        assert_eq!(give_up(&["--give-up-secs", "0"]), None);
+        assert_eq!(give_up(&["--give-up-secs", "60"]), Some(Duration::from_secs(60)));
+        assert!(give_up(&[]).is_some_and(|time| time < Duration::from_secs(10)), "docker stop");
     }
 
     #[test]

@@ -124,7 +124,7 @@ pub async fn run(
         tokio::spawn(reconcile(Arc::clone(&mounts), Arc::clone(&view), settings.reconcile)),
         tokio::spawn(show(settings.metrics_listen, registry)),
         tokio::spawn(consumers::keep_told(consumers, settings.refresh)),
-        tokio::spawn(Arc::clone(&live).let_end()),
+        tokio::spawn(let_end(Arc::clone(&live), settings.give_up)),
         tokio::spawn(live.keep()),
     ];
     tell(&manager, "READY=1");
@@ -193,6 +193,14 @@ fn follow_for_ever(
             tokio::time::sleep(pause).await;
         }
     })
+}
+
+/// Lets containers end that are being killed, where somebody set a time for that.
+async fn let_end(live: Arc<Live>, patience: Option<Duration>) {
+    match patience {
+        Some(patience) => live.let_end(patience).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Looks at the mounts now and every `pause`, for ever.

@@ -134,6 +134,10 @@ impl Live {
         let Some((known, us)) = self.ours(name) else { return };
         let Some(place) = &known.place else { return };
         let Ok(id) = known.id.parse::<VolumeId>() else { return };
+        if us.may == AccessMode::None {
+            // For that no way to its node is needed.
+            return self.show(name, (&known, &us), id, None, &turn).await;
+        }
         let way = match self.consumers.way(place).await {
             Ok(way) => self.as_mounted(way, id).await,
             Err(error) => {
@@ -150,6 +154,18 @@ impl Live {
             // The export follows, and its news wakes us.
             return;
         }
+        self.show(name, (&known, &us), id, source, &turn).await;
+    }
+
+    /// Lets containers see a volume from `source`, or nothing of it, and tells what came of it.
+    async fn show(
+        &self,
+        name: &str,
+        (known, us): (&Known, &Consumer),
+        id: VolumeId,
+        source: Option<Source>,
+        turn: &Turn,
+    ) {
         // The same node elsewhere: what waits for its old address must be told as well. A volume
         // that another node has by now is another matter.
         let same_node = us.has.as_ref().is_some_and(|has| has.epoch == known.epoch);
@@ -166,7 +182,7 @@ impl Live {
             Ok(Err(error)) => Some(said::line(&error)),
             Err(error) => Some(format!("a fault in this program: {error}")),
         };
-        self.tell(name, &known, &us, id, trouble, &turn).await;
+        self.tell(name, known, us, id, trouble, turn).await;
     }
 
     /// [`Live::way_as_mounted`], after a look at what is mounted.

@@ -32,6 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use cobalt_failpoint::{Effect, around};
 
+pub use self::dying::End;
 use self::helper::Helper;
 pub use self::holders::Holder;
 use self::holders::{Held, Holders};

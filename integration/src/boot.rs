@@ -26,7 +26,8 @@ const BOOT: &str = r#"set -e
     cp "$@" usr/bin/
     rm -rf usr/lib/systemd/system/*.wants etc/systemd/system/*.wants etc/systemd/system/docker.*
     cp -r "$units"/* etc/systemd/system/
-    mkdir -p etc/cobalt
+    mkdir -p etc/cobalt usr/lib/cobalt
+    cp "$units/../daemon/debian/boot.exports" usr/lib/cobalt/
     # The network is the machine's own, and others test there too.
     printf 'COBALT_POOL_SIZE=1G\nCOBALT_LISTEN=none\n' >etc/cobalt/standalone.env
     # Nothing of the machine's own start; what it does is meant for a whole kernel.

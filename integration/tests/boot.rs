@@ -79,7 +79,13 @@ fn cobaltd_works_on_a_pool_that_was_mounted_for_it() {
             etcd.url()
         );
         std::fs::write(boot.outside("/etc/cobalt/cobaltd.env"), settings).unwrap();
+        let waiting = boot.outside("/etc/exports.d/cobalt-boot.exports");
+        etcd.process.freeze();
+        boot.must("systemctl", &["start", "--no-block", "cobaltd"]);
+        eventually("hosts wait for their exports", Duration::from_secs(30), || waiting.exists());
+        etcd.process.thaw();
         boot.must("systemctl", &["start", "cobaltd"]);
+        eventually("hosts wait no more", Duration::from_secs(30), || !waiting.exists());
         let create = ["volume", "create", "web", "--size", "32M", "--uid", "33", "--mode", "2770"];
         boot.must("cobalt", &create);
         boot.must("cobalt", &["volume", "create", "db", "--size", "32M", "--nocow"]);

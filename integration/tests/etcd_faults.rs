@@ -214,7 +214,10 @@ fn an_etcd_restored_from_an_older_copy_makes_nobody_delete() {
         node.daemon.alarms().iter().any(|alarm| alarm.contains("earlier revision"))
     });
     throughout("nothing is deleted", A_WHILE, || web.exists());
-    node.world.run("sh", &["-euc", &format!("rm {}/etcd-revision-*", node.daemon.run_dir())]);
+    node.world.run(
+        "sh",
+        &["-euc", &format!("rm {}/.cobalt/etcd-revision-*", node.daemon.pool_inside().display())],
+    );
     node.daemon.kill9_and_restart();
     eventually("what was asked for is done", SOON, || node.daemon.known("web") == Some(None));
     throughout("nothing else is deleted", A_WHILE, || {

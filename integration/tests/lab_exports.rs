@@ -6,8 +6,9 @@
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use cobalt_integration::lab::storage::access;
+use cobalt_integration::lab::storage::{access, let_hosts_wait};
 use cobalt_integration::lab::{EtcdMachine, Lab, Machine, Storage};
+use cobalt_integration::process::Process;
 use cobalt_integration::wait::{eventually, poll, throughout};
 use cobalt_integration::world::text;
 use serde_json::Value;
@@ -305,4 +306,55 @@ fn the_way_to_a_volume_is_closed_to_users_of_the_node_and_yet_all_users_of_a_hos
         }
         consumer.sh("rm -r /mnt/a");
     }
+}
+
+#[test]
+fn who_has_a_file_open_while_its_storage_machine_boots_loses_nothing() {
+    // Longer than the server's grace time.
+    const WITHOUT_ETCD: Duration = Duration::from_secs(15);
+    let lab = Lab::new();
+    let etcd = EtcdMachine::start(&lab);
+    let storage = Storage::start(&lab, "s1", &etcd.etcd);
+    let (host, other) = (lab.machine("c1"), lab.machine("c2"));
+    let volume = storage.volume("v", &[(&host, "rw")]);
+    let path = storage.folder(&volume).display().to_string();
+    host.sh(&line(&volume));
+    let mut writer = host.world().command("bash");
+    writer.args([
+        "-c",
+        "exec 5>>/mnt/lines
+        until [ -e /run/enough ]; do
+            i=$((i + 1))
+            echo $i >&5 && sync /mnt/lines && echo $i >/run/synced || echo failed at $i
+        done",
+    ]);
+    let mut writer = Process::start(host.world(), "writer", writer);
+    let synced = || host.world().attempt("cat", &["/run/synced"]);
+    let synced = || text(&synced().stdout).trim().parse::<u64>().unwrap_or(0);
+    eventually("it writes", SOON, || synced() > 10);
+
+    etcd.machine.cut_off();
+    let storage = storage.lose_power(let_hosts_wait);
+    let is_exported = || storage.table().lines().any(|line| line.starts_with(&path));
+    throughout("nothing is exported", WITHOUT_ETCD, || !is_exported());
+    let waits = storage.machine.sh("cat /var/lib/nfs/etab");
+    assert!(waits.starts_with("/run/cobalt-boot"), "{waits}");
+    // It hides nothing and shows nothing.
+    let root = format!("mkdir /run/root; mount -t nfs4 {}:/ /run/root", storage.machine.address());
+    let nothing = format!("timeout -s KILL 5 sh -euc '{root}; ls /run/root/run/cobalt-boot/.'");
+    other.must_not(&nothing);
+
+    let before = synced();
+    etcd.machine.reconnect();
+    eventually("it goes on", SOON, || synced() > before + 10);
+    eventually("hosts are told the truth again", SOON, || {
+        !storage.machine.sh("cat /var/lib/nfs/etab").contains("/run/cobalt-boot")
+    });
+    println!("a stranger afterwards: {}", refused(&other, &line(&volume)));
+    host.sh("touch /run/enough");
+    assert!(writer.wait(SOON).is_some(), "it does not end");
+    assert_eq!(writer.log(), "", "it was told that something failed");
+    let lines = storage.machine.run("cat", &[&format!("{path}/lines")]);
+    let wanted: Vec<String> = (1..=synced()).map(|line| line.to_string()).collect();
+    assert_eq!(lines.lines().collect::<Vec<_>>(), wanted);
 }

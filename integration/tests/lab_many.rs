@@ -26,7 +26,7 @@ const EXPORTED: usize = 500;
 /// mount namespace that nobody but us made.
 const CONTAINERS: usize = 5;
 /// How often everything is started again, unless the environment says otherwise.
-const ROUNDS: u32 = 6;
+const ROUNDS: u32 = 2;
 /// How many do the same at a time.
 const HANDS: usize = 4;
 /// Longer than anything takes to be as before on a busy machine.

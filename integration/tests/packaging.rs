@@ -18,9 +18,10 @@ use cobalt_integration::process::Process;
 use cobalt_integration::wait::poll;
 use cobalt_integration::world::{World, text};
 
-const UNITS: [&str; 5] = [
+const UNITS: [&str; 6] = [
     "cobaltd.service",
     "cobaltd-standalone.service",
+    "cobaltd-nfs-wait.service",
     "cobalt-docker-plugin.service",
     "cobalt-docker-plugin.socket",
     "cobalt-docker-plugin-swarm.service",
@@ -136,7 +137,7 @@ fn systemd_understands_every_unit_without_a_warning() {
     fs::write(dropin.join("cobalt.conf"), unit("docker.service.d/cobalt.conf")).unwrap();
     let docker = "[Service]\nExecStart=/usr/bin/docker\n";
     fs::write(system.join("docker.service"), docker).unwrap();
-    for program in ["cobaltd", "cobalt-docker-plugin", "docker"] {
+    for program in ["cobaltd", "cobalt-docker-plugin", "docker", "install", "rm", "sh"] {
         let path = folder.path().join("usr/bin").join(program);
         fs::write(&path, "#!/bin/sh\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();

@@ -363,3 +363,40 @@ async fn a_record_that_is_missing_is_no_order_to_end_an_export() {
     assert_eq!(scene.exported(), ["10.0.0.1=rw"]);
     scene.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn after_a_boot_hosts_wait_until_all_is_exported_again_that_was() {
+    let mut scene = Scene::new(AccessPolicy::Listed, &["10.0.0.1"]).await;
+    scene.lets_in(&["10.0.0.1=rw"]).await;
+    scene.running.pop().unwrap().stop().await;
+    scene.exports.boot();
+    // Without its NFS server nothing can be exported yet.
+    scene.exports.stop(true);
+    scene.running.push(scene.cluster.agent_exporting(&scene.pool, &scene.exports));
+    sleep(Duration::from_secs(20)).await;
+    assert!(scene.exports.keeps_waiting(), "who asks now is told that the volume is gone");
+    scene.exports.stop(false);
+    let answered = timeout(SOON, async {
+        while scene.exports.keeps_waiting() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    });
+    assert!(answered.await.is_ok(), "hosts wait for ever");
+    assert_eq!(scene.exported(), ["10.0.0.1=rw"], "they were answered before it was exported");
+    scene.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_cannot_be_exported_keeps_hosts_waiting_for_a_minute_at_most() {
+    let mut scene = Scene::new(AccessPolicy::Listed, &["10.0.0.1"]).await;
+    scene.lets_in(&["10.0.0.1=rw"]).await;
+    scene.running.pop().unwrap().stop().await;
+    scene.exports.boot();
+    scene.pool.lose_data(scene.volume);
+    scene.running.push(scene.cluster.agent_exporting(&scene.pool, &scene.exports));
+    sleep(Duration::from_secs(30)).await;
+    assert!(scene.exports.keeps_waiting());
+    sleep(Duration::from_secs(60)).await;
+    assert!(!scene.exports.keeps_waiting());
+    scene.end().await;
+}

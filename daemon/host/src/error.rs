@@ -32,6 +32,14 @@ pub enum HostError {
         /// The tool's own words.
         stderr: String,
     },
+    /// A tool did not come to its end by itself: what it was to do is done by half, or all of it.
+    #[error("{act}: {why}")]
+    Unfinished {
+        /// What was tried, on what.
+        act: String,
+        /// What ended it.
+        why: String,
+    },
     /// What was done is not what is found afterwards.
     #[error("{0}")]
     NotSeen(String),

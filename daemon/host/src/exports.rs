@@ -18,7 +18,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cobalt_core::{Admits, NodeId, SubvolumeUuid, VolumeId};
 use cobalt_failpoint::{Effect, after, around, before};
@@ -39,6 +39,14 @@ const ENTRY_LIMIT: Duration = Duration::from_millis(100);
 const TABLE: &str = "/var/lib/nfs/etab";
 /// Where exportfs looks for files.
 const FOLDER: &str = "/etc/exports.d";
+
+/// What keeps hosts waiting from a boot until their volumes are exported: an export that never
+/// comes true, since its folder is no mount point. While there is one, mountd answers no question about an
+/// export it does not know, so that the kernel lets the host ask again (nfs-utils, `nfsd_fh` in
+/// support/export/cache.c). Put there by the unit cobaltd-nfs-wait.
+const WAIT: &str = "/etc/exports.d/cobalt-boot.exports";
+/// The folder that it names.
+const WAIT_FOLDER: &str = "/run/cobalt-boot";
 
 /// All exports of one node, by volume.
 pub type ExportTable = BTreeMap<VolumeId, Export>;
@@ -85,6 +93,13 @@ pub trait Exports: Send + Sync {
     /// # Errors
     /// When it cannot be looked at.
     fn look(&self, table: &ExportTable) -> Result<Exported, HostError>;
+
+    /// Lets hosts be told again that an export is not there. From a boot until then they are kept
+    /// waiting, since one that is told so gives up what it has not written yet. Whether any were.
+    ///
+    /// # Errors
+    /// When they may still be kept waiting; it may be called again.
+    fn end_wait(&self) -> Result<bool, HostError>;
 
     /// Ends what the hosts at these addresses have open and locked, so that a change is felt by
     /// hosts that do not ask anew. They recover what they may still have. Returns how many
@@ -170,38 +185,64 @@ impl Exports for KernelExports {
             let holds = found.table == *table && found.stray.is_empty();
             return if holds { Ok(found) } else { Err(HostError::NotSeen(why)) };
         }
-        before(Effect::ExportsRun).map_err(refused("run exportfs"))?;
-        let start = Instant::now();
-        let entries: usize = table.values().map(|export| export.admits.len()).sum();
-        let limit = EXPORTFS_LIMIT + ENTRY_LIMIT * u32::try_from(entries).unwrap_or(u32::MAX);
-        let ran = EXPORTFS.run("export volumes", &["-r"], limit);
-        after(Effect::ExportsRun).map_err(refused("run exportfs"))?;
+        let ran = run_exportfs(table.values().map(|export| export.admits.len()).sum())?;
         let found = self.look(table)?;
         match ran {
             // It flushes what the kernel knows last of all.
-            Err(error) if start.elapsed() >= limit => Err(error),
+            Err(error @ HostError::Unfinished { .. }) => Err(error),
             // It fails where one line of anybody is bad, and ours are in effect all the same: what
             // counts for each volume is what was found.
             Err(error) => {
                 tracing::warn!(%error, "exportfs complains");
                 Ok(found)
             }
-            Ok(_) => Ok(found),
+            Ok(()) => Ok(found),
         }
     }
 
     fn look(&self, table: &ExportTable) -> Result<Exported, HostError> {
-        let etab = match around(Effect::ExportsRead, || std::fs::read_to_string(TABLE)) {
-            Ok(etab) => etab,
-            // Before the server's first start.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(refused(&format!("read {TABLE}"))(error)),
-        };
-        Ok(text::parse_etab(&etab, &self.pool, table))
+        Ok(text::parse_etab(&etab()?, &self.pool, table))
+    }
+
+    fn end_wait(&self) -> Result<bool, HostError> {
+        match std::fs::remove_file(WAIT) {
+            Ok(()) => (),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (),
+            Err(error) => return Err(refused(&format!("remove {WAIT}"))(error)),
+        }
+        // Who was killed here had removed the file and come no further.
+        let etab = etab()?;
+        let waits = |line: &str| line.split_whitespace().next() == Some(WAIT_FOLDER);
+        if !etab.lines().any(waits) {
+            return Ok(false);
+        }
+        match run_exportfs(etab.lines().count())? {
+            Err(error @ HostError::Unfinished { .. }) => Err(error),
+            // As above, it may complain of somebody else's line.
+            Err(_) | Ok(()) => Ok(true),
+        }
     }
 
     fn expire(&self, hosts: &BTreeSet<IpAddr>) -> Result<u64, HostError> {
         around(Effect::ExportsExpire, || nfsd::expire(hosts))
             .map_err(refused("end what NFS clients have open"))
     }
+}
+
+/// What exportfs has told its server; nothing before the server's first start.
+fn etab() -> Result<String, HostError> {
+    match around(Effect::ExportsRead, || std::fs::read_to_string(TABLE)) {
+        Ok(etab) => Ok(etab),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(refused(&format!("read {TABLE}"))(error)),
+    }
+}
+
+/// Runs `exportfs -r`, which takes its time for so many entries; what came of it.
+fn run_exportfs(entries: usize) -> Result<Result<(), HostError>, HostError> {
+    before(Effect::ExportsRun).map_err(refused("run exportfs"))?;
+    let limit = EXPORTFS_LIMIT + ENTRY_LIMIT * u32::try_from(entries).unwrap_or(u32::MAX);
+    let ran = EXPORTFS.run("export volumes", &["-r"], limit);
+    after(Effect::ExportsRun).map_err(refused("run exportfs"))?;
+    Ok(ran.map(drop))
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! volumes/<volume-id>                       the subvolume
 //! .cobalt/pool.json                         whose pool it is
+//! .cobalt/etcd-revision-<cluster-id>        how far etcd was, as cobaltd notes it
 //! .cobalt/lock                              one agent at a time
 //! .cobalt/identity/<volume-id>              -> v1:<epoch>:<subvolume-uuid>
 //! .cobalt/trash/<volume-id>.<uuid>          a deleted subvolume

@@ -76,6 +76,11 @@ pub struct PoolFacts {
 }
 
 impl PoolFacts {
+    /// The folder in it that no tenant sees: a note here outlives a boot, and goes where the pool goes.
+    pub fn notes(&self) -> PathBuf {
+        self.path.join(crate::layout::COBALT)
+    }
+
     /// Where the root of a volume is. For binds and exports; nothing is opened by this path.
     pub fn volume_path(&self, volume: VolumeId) -> PathBuf {
         self.path.join(crate::layout::VOLUMES).join(volume.to_string())

@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -81,10 +81,14 @@ impl Tool {
         let mut child = command.spawn().map_err(refused(act))?;
         if !ends_within(&child, limit) {
             let killed = child.kill();
-            let stderr = format!("no answer from {} in {limit:?}; killed: {killed:?}", self.name);
-            return Err(HostError::Failed { act: act.into(), stderr });
+            let why = format!("no answer from {} in {limit:?}; killed: {killed:?}", self.name);
+            return Err(HostError::Unfinished { act: act.into(), why });
         }
         let status = child.wait().map_err(refused(act))?;
+        if let Some(signal) = status.signal() {
+            let why = format!("{} was ended by signal {signal}", self.name);
+            return Err(HostError::Unfinished { act: act.into(), why });
+        }
         if status.success() {
             return contents(stdout).map_err(refused(act));
         }
@@ -162,6 +166,12 @@ mod tests {
     #[test]
     fn a_tool_that_does_not_end_is_ended() {
         let failed = tool("sleep").run("sleep", &["60"], Duration::from_millis(50));
-        assert!(matches!(failed, Err(HostError::Failed { .. })), "{failed:?}");
+        assert!(matches!(failed, Err(HostError::Unfinished { .. })), "{failed:?}");
+    }
+
+    #[test]
+    fn a_tool_that_was_killed_has_not_come_to_its_end() {
+        let killed = tool("sh").run("end itself", &["-c", "kill -KILL $$"], LIMIT);
+        assert!(matches!(killed, Err(HostError::Unfinished { .. })), "{killed:?}");
     }
 }

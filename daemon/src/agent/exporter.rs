@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cobalt_core::{Admits, Consumer, NodeId, SubvolumeUuid, Volume, VolumeId};
+use cobalt_core::{Admits, Consumer, NodeId, Phase, SubvolumeUuid, Volume, VolumeId, admitted};
 use cobalt_host::{Export, ExportTable, Exported, Exports};
 use cobalt_store::{Follower, View};
 use tokio::sync::{mpsc, oneshot};
@@ -25,6 +25,8 @@ const TOGETHER: usize = 1024;
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long a host that lost its right has to take its mount away by itself.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long hosts wait at most, after a boot, for a volume that cannot be exported.
+const WAIT_LIMIT: Duration = Duration::from_secs(60);
 /// How long others wait at most until what a host has open is ended.
 const EXPIRE_LIMIT: Duration = Duration::from_secs(2);
 /// The pause after a fault of ours.
@@ -68,6 +70,10 @@ struct Work {
     barred: BTreeMap<(VolumeId, IpAddr), Option<Instant>>,
     /// Whether those were found that a process before us had barred and not waited for.
     has_recalled: bool,
+    /// Since when all records are known.
+    knows_since: Option<Instant>,
+    /// Hosts are no longer kept waiting since a boot.
+    answers: bool,
 }
 
 impl Exporter {
@@ -178,8 +184,17 @@ impl Work {
         follower: Follower,
         ordered: Arc<Mutex<Ordered>>,
     ) -> Work {
-        let barred = BTreeMap::new();
-        Work { node, exports, follower, ordered, seen: None, barred, has_recalled: false }
+        Work {
+            node,
+            exports,
+            follower,
+            ordered,
+            seen: None,
+            barred: BTreeMap::new(),
+            has_recalled: false,
+            knows_since: None,
+            answers: false,
+        }
     }
 
     async fn run(mut self, orders: Arc<tokio::sync::Mutex<mpsc::Receiver<Order>>>) {
@@ -220,6 +235,7 @@ impl Work {
         if outcome.is_ok() {
             // Once it is answered it has to be felt.
             self.expire().await;
+            self.end_wait().await;
         }
         for (volume, reply) in replies {
             // Whoever asked may have gone; it is exported all the same.
@@ -305,6 +321,7 @@ impl Work {
 
     /// Puts right what somebody else changed, and ends what barred hosts still have open.
     async fn look(&mut self) {
+        self.end_wait().await;
         if !self.has_recalled && self.may_act() {
             self.recall();
         }
@@ -336,6 +353,47 @@ impl Work {
             Ok(Err(error)) => tracing::warn!(error = chain(&error), "exports cannot be looked at"),
             Err(error) => tracing::error!(%error, "looking at exports ended badly"),
         }
+    }
+
+    /// Lets hosts that had volumes mounted before a boot be answered, once all is exported that
+    /// they may ask for.
+    async fn end_wait(&mut self) {
+        if self.answers {
+            return;
+        }
+        if !self.may_act() {
+            self.knows_since = None;
+            return;
+        }
+        let since = *self.knows_since.get_or_insert_with(Instant::now);
+        if !self.is_complete() && since.elapsed() < WAIT_LIMIT {
+            return;
+        }
+        let exports = self.exports.clone();
+        match tokio::task::spawn_blocking(move || exports.end_wait()).await {
+            Ok(Ok(waited)) => {
+                self.answers = true;
+                if waited {
+                    tracing::info!("volumes are exported again; hosts need not wait any more");
+                }
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(error = chain(&error), "hosts may still be kept waiting");
+            }
+            Err(error) => tracing::error!(%error, "letting hosts be answered ended badly"),
+        }
+    }
+
+    /// Whether every volume is exported that has somebody to let in.
+    fn is_complete(&self) -> bool {
+        let seen = |id| self.seen.as_ref().is_some_and(|seen| seen.table.contains_key(&id));
+        let is_there = |view: &View, volume: &Volume| match &volume.phase {
+            Phase::Ready { .. } => {
+                seen(volume.id) || admitted(volume, view.consumers(volume.id)).is_empty()
+            }
+            Phase::Requested { .. } | Phase::Assigned { .. } | Phase::Deleting { .. } => true,
+        };
+        self.follower.read(|view| view.volumes_on(self.node).all(|one| is_there(view, &one.value)))
     }
 
     /// While etcd is out of touch nothing is changed.

@@ -116,19 +116,28 @@ fn news(api: &Api, at: Option<i64>) -> (Vec<Event>, i64) {
         return (vec![reset], now);
     };
     let mut told = HashSet::new();
-    let mut events = Vec::new();
+    let mut events: Vec<(i64, Event)> = Vec::new();
     // The last change of each comes first this way, and decides where in the order it stands.
     for change in changes.iter().rev() {
         let key = match &change.what {
             What::Volume(id) | What::Gone(id, _) => id.0,
             What::Node(id) => id.0,
         };
-        if told.insert(key) {
-            events.extend(event(api, change));
+        if told.insert(key)
+            && let Some(event) = event(api, change)
+        {
+            let is_last = events.last().is_none_or(|(revision, _)| *revision != change.revision);
+            events.push((change.revision, event.id(id(change.revision, is_last))));
         }
     }
     events.reverse();
-    (events, now)
+    (events.into_iter().map(|(_, event)| event).collect(), now)
+}
+
+/// From where one goes on who was told this of a revision and no more. One transaction may change
+/// several things: who was not told all of them has to be told all again.
+fn id(revision: i64, is_last: bool) -> String {
+    (if is_last { revision } else { revision - 1 }).to_string()
 }
 
 /// Tells a caller who asked for nothing before where it stands.
@@ -156,7 +165,7 @@ fn event(api: &Api, change: &Happened) -> Option<Event> {
         }
     };
     // Our shapes have only text keys, so they always become JSON.
-    Some(Event::default().event(kind).id(change.revision.to_string()).data(data.ok()?))
+    Some(Event::default().event(kind).data(data.ok()?))
 }
 
 /// The revision that a caller who comes back knows.

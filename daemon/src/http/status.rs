@@ -56,7 +56,7 @@ pub(super) async fn status(
     if api.follower.went_back() {
         raised.raise(false, &|| {
             "etcd went back to an earlier revision: nothing is deleted, and nobody new is let in, \
-             until somebody who has looked removes etcd-revision-* from the run folders of the \
+             until somebody who has looked removes .cobalt/etcd-revision-* from the pools of the \
              nodes and restarts cobaltd there"
                 .to_owned()
         });

@@ -1,9 +1,10 @@
-//! Containers that are being killed while their storage node is away.
+//! Containers that are ending while their storage node is away.
 //!
 //! Most of what waits for a storage node can be killed. What waits for its data to be written,
 //! as on closing a file, cannot: the kernel lets it wait until the node is back, and Docker gives
 //! up stopping the container. Where nobody but such containers uses a volume, what they wait for can
-//! be given up for them.
+//! be given up for them. Who ends by itself closes its files as well, and wants them written: that is
+//! told from who is killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -21,17 +22,36 @@ use super::{Mounts, kernel};
 /// How long it may take to give up what is waited for.
 const ABORT_LIMIT: Duration = Duration::from_secs(5);
 /// `PF_EXITING` of the kernel: the process is on its way out.
-const EXITING: u64 = 0x4;
+const EXITING: i64 = 0x4;
 /// SIGKILL in a mask of signals.
 const KILL: u64 = 1 << 8;
+/// Where proc_pid_stat(5) tells flags and exit code, counted behind the name.
+const FLAGS: usize = 6;
+const EXIT_CODE: usize = 49;
+/// The part of an exit code that names a signal.
+const SIGNAL: i64 = 0x7f;
+
+/// What becomes of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    /// It goes on.
+    None,
+    /// It ends by itself, and may still wait for something.
+    ByItself,
+    /// It is being killed, or has ended.
+    Killed,
+}
 
 impl Mounts {
-    /// The volumes all users of which are being killed, among those from addresses of which
-    /// `is_silent` says that nobody answers there.
+    /// The volumes all users of which are ending, and how, among those from addresses of which
+    /// `is_silent` says that nobody answers there. Where one user ends by itself, all count so.
     ///
     /// # Errors
     /// When /proc cannot be read.
-    pub fn dying(&self, is_silent: &mut dyn FnMut(IpAddr) -> bool) -> io::Result<Vec<String>> {
+    pub fn dying(
+        &self,
+        is_silent: &mut dyn FnMut(IpAddr) -> bool,
+    ) -> io::Result<Vec<(String, End)>> {
         let own = table::own()?;
         let ours = |mount: &&Mount| mount.point.parent() == Some(&self.folder);
         let mut silent = BTreeSet::new();
@@ -46,17 +66,23 @@ impl Mounts {
         if silent.is_empty() {
             return Ok(Vec::new());
         }
-        let mut all_dying: BTreeMap<String, bool> = BTreeMap::new();
+        let mut ends: BTreeMap<String, End> = BTreeMap::new();
         for tasks in namespaces()?.into_values() {
             let table = tasks.iter().find_map(|task| std::fs::read(task.join("mountinfo")).ok());
             let mounts = table::parse(&table.unwrap_or_default());
             let seen = |mount: &Mount| mount.volume().filter(|id| !table::mirrors(mount, id));
             let used: BTreeSet<String> =
                 mounts.iter().filter_map(seen).filter(|id| silent.contains(id)).collect();
-            let dying = !used.is_empty() && tasks.iter().all(|task| is_dying(task));
-            used.into_iter().for_each(|id| *all_dying.entry(id).or_insert(true) &= dying);
+            if used.is_empty() {
+                continue;
+            }
+            let end = tasks.iter().map(|task| end_of(task)).min().unwrap_or(End::None);
+            for id in used {
+                let all = ends.entry(id).or_insert(end);
+                *all = end.min(*all);
+            }
         }
-        Ok(all_dying.into_iter().filter(|(_, dying)| *dying).map(|(id, _)| id).collect())
+        Ok(ends.into_iter().filter(|(_, end)| *end != End::None).collect())
     }
 
     /// Gives up what is waited for from the storage node of a volume: who waits is told that it
@@ -104,13 +130,23 @@ fn namespaces() -> io::Result<BTreeMap<OsString, Vec<PathBuf>>> {
     Ok(found)
 }
 
-/// Whether a process was killed, and may still wait for something. One that has ended is.
-fn is_dying(task: &Path) -> bool {
-    let Ok(stat) = std::fs::read_to_string(task.join("stat")) else { return true };
-    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse().ok());
-    if flags.is_some_and(|flags: u64| flags & EXITING != 0) {
-        return true;
+/// What becomes of the process with this folder in /proc.
+fn end_of(task: &Path) -> End {
+    let Ok(stat) = std::fs::read_to_string(task.join("stat")) else { return End::Killed };
+    let fields: Vec<&str> = stat
+        .rsplit_once(") ")
+        .map(|(_, rest)| rest.trim().split(' ').collect())
+        .unwrap_or_default();
+    let field = |index: usize| fields.get(index).and_then(|text| text.parse::<i64>().ok());
+    let is_exiting = field(FLAGS).is_some_and(|flags| flags & EXITING != 0);
+    if is_killed(task) || is_exiting && field(EXIT_CODE).is_some_and(|code| code & SIGNAL != 0) {
+        return End::Killed;
     }
+    if is_exiting { End::ByItself } else { End::None }
+}
+
+/// Whether a process was told to end at once and has not yet.
+fn is_killed(task: &Path) -> bool {
     let status = std::fs::read_to_string(task.join("status")).unwrap_or_default();
     let pending = ["SigPnd:", "ShdPnd:"].map(|name| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
@@ -124,23 +160,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_runs_is_not_dying_and_who_has_ended_is() {
-        assert!(!is_dying(Path::new("/proc/self")));
-        assert!(is_dying(Path::new("/proc/0")));
+    fn who_runs_is_not_ending_and_who_has_ended_is() {
+        assert_eq!(end_of(Path::new("/proc/self")), End::None);
+        assert_eq!(end_of(Path::new("/proc/0")), End::Killed);
     }
 
     #[test]
-    fn a_kill_that_waits_is_seen_in_the_kernels_masks() {
+    fn who_is_killed_is_told_from_who_ends_by_itself() {
         let folder = tempfile::tempdir().expect("a folder");
-        let with = |flags: u64, mask: &str| {
-            let stat = format!("7 (a b) c) D 1 7 7 0 -1 {flags} 0 0");
+        let with = |flags: i64, mask: &str, exit_code: i64| {
+            let between = "0 ".repeat(EXIT_CODE - FLAGS - 1);
+            let stat = format!("7 (a b) c) D 1 7 7 0 -1 {flags} {between}{exit_code}\n");
             std::fs::write(folder.path().join("stat"), stat).expect("write");
             let status = format!("Name:\tx\nSigPnd:\t{mask}\nShdPnd:\t0000000000000000\n");
             std::fs::write(folder.path().join("status"), status).expect("write");
-            is_dying(folder.path())
+            end_of(folder.path())
         };
-        assert!(with(0x40_0000, "0000000000000100"));
-        assert!(with(0x40_0004, "0000000000000000"));
-        assert!(!with(0x40_0000, "0000000000004000"));
+        let (runs, exits) = (0x40_0000, 0x40_0004);
+        let (nothing, kill, term) = ("0000000000000000", "0000000000000100", "0000000000004000");
+        assert_eq!(with(runs, kill, 0), End::Killed);
+        assert_eq!(with(runs, term, 0), End::None);
+        assert_eq!(with(exits, nothing, 9), End::Killed);
+        // exit(1), and exit(0).
+        assert_eq!(with(exits, nothing, 1 << 8), End::ByItself);
+        assert_eq!(with(exits, nothing, 0), End::ByItself);
+        assert_eq!(with(exits, kill, 0), End::Killed);
     }
 }

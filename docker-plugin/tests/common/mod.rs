@@ -255,6 +255,7 @@ impl Plugin {
         let at = |name: &str| folder.path().join(name);
         let socket = at("plugins/cobalt.sock");
         let settings = Settings {
+            give_up: None,
             address: None,
             api: vec![format!("unix://{}", at("api.sock").display()).parse().unwrap()],
             token: None,

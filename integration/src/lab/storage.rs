@@ -149,3 +149,15 @@ pub fn access(rules: &[(&Machine, &str)]) -> Value {
     });
     json!({ "policy": "listed", "rules": rules.collect::<Vec<_>>() })
 }
+
+/// What cobaltd-nfs-wait.service does at a boot, before the NFS server starts.
+///
+/// # Panics
+/// When it cannot be done.
+pub fn let_hosts_wait(machine: &Machine) {
+    let exports = include_str!("../../../daemon/debian/boot.exports");
+    machine.sh(&format!(
+        "install -d -m 0700 /run/cobalt-boot
+        cat >/etc/exports.d/cobalt-boot.exports <<'END'\n{exports}END"
+    ));
+}

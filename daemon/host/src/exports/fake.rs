@@ -20,6 +20,7 @@ struct Inner {
     stopped: bool,
     expired: Vec<IpAddr>,
     runs: u64,
+    waiting: bool,
 }
 
 impl FakeExports {
@@ -31,6 +32,16 @@ impl FakeExports {
     /// Somebody else takes all exports away.
     pub fn lose(&self) {
         self.lock().found.clear();
+    }
+
+    /// It has just booted: hosts are kept waiting, and nothing is exported.
+    pub fn boot(&self) {
+        *self.lock() = Inner { waiting: true, ..Inner::default() };
+    }
+
+    /// Whether hosts are kept waiting.
+    pub fn keeps_waiting(&self) -> bool {
+        self.lock().waiting
     }
 
     /// What it exports.
@@ -91,6 +102,10 @@ impl Exports for FakeExports {
             }
         }
         Ok(seen)
+    }
+
+    fn end_wait(&self) -> Result<bool, HostError> {
+        Ok(std::mem::take(&mut self.lock().waiting))
     }
 
     fn expire(&self, hosts: &BTreeSet<IpAddr>) -> Result<u64, HostError> {
