@@ -29,7 +29,7 @@ PATH=$PATH:/usr/sbin:/sbin:$HOME/.cargo/bin
 
 FAILED_DIR=$ROOT/target/lab-failed
 # What programs read of the project's tree at run time.
-TREE=(scripts integration/lab docker docker-compose.yml Dockerfile .dockerignore)
+TREE=(scripts integration/lab docker docker-compose.yml Dockerfile .dockerignore daemon/debian)
 WORK=
 QEMU=
 

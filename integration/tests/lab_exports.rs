@@ -294,7 +294,7 @@ fn the_way_to_a_volume_is_closed_to_users_of_the_node_and_yet_all_users_of_a_hos
             .sh(&as_user("mkdir -p /mnt/a/b && echo deep >/mnt/a/b/file && sync -f /mnt/a/b/file"));
         for round in 0..3 {
             // The server knows nothing of the handles any more, and finds the way up from them.
-            storage.machine.sh("sync; echo 3 >/proc/sys/vm/drop_caches");
+            storage.machine.sh(&format!("sync -f {volumes}; echo 3 >/proc/sys/vm/drop_caches"));
             consumer.sh("echo 3 >/proc/sys/vm/drop_caches");
             if round == 2 {
                 storage.machine.sh("exportfs -f; echo 3 >/proc/sys/vm/drop_caches");

@@ -92,7 +92,8 @@ struct Leaver<'a>(&'a Consumer);
 
 impl Leaver<'_> {
     fn start(host: &Consumer) -> Leaver<'_> {
-        let create = ["volume", "create", "-d", "cobalt", "-o", "constraint=node=s1", "left"];
+        let at = "constraint=node=s1";
+        let create = ["volume", "create", "-d", "cobalt", "-o", "size=20M", "-o", at, "left"];
         host.dockerd.must(&create);
         let script = "exec 5>>/data/words; until [ -e /leave ]; do sleep 0.1; done; echo last >&5";
         let run = ["run", "-d", "--name", "leaver", "-v", "left:/data", IMAGE, "sh", "-c", script];
@@ -131,7 +132,7 @@ fn a_frozen_storage_machine_holds_up_nobody_else_and_its_containers_go_on_when_i
 #[test]
 fn containers_on_a_storage_machine_without_power_can_be_stopped_and_others_go_on_when_it_is_back() {
     let mut scene = Scene::new();
-    scene.host.dockerd.must(&["exec", "on-held", "sync"]);
+    scene.host.dockerd.must(&["exec", "on-held", "sync", "-f", "/data/on-held"]);
     let before = scene.lines(&scene.dead, "held");
     scene.dead.machine.lose_power();
     scene.expect_responsive();
