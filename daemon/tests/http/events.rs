@@ -1,5 +1,6 @@
 //! The stream of events: what is told to one who listens, and to one who comes back.
 
+use cobalt_store::{Change, Stored};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
@@ -98,6 +99,38 @@ async fn one_who_comes_back_is_told_what_was_missed_and_nothing_else() {
         assert_eq!((first.event.as_str(), &first.data["name"]), ("volume", &json!("missed")));
         assert_eq!(first.data["phase"], json!("ready"), "told once, as it is now");
     }
+}
+
+#[tokio::test]
+async fn one_who_heard_half_of_what_changed_at_once_is_told_the_other_half() {
+    let world = World::start().await;
+    let names = ["one", "two", "three"];
+    for name in names {
+        world.call("PUT", &format!("/v1/volumes/{name}"), "").await;
+    }
+    let mut listener = Listener::new(&world, "/v1/events", "").await;
+    listener.hear().await;
+    let mut changes = Vec::new();
+    for name in names {
+        let Stored { value, revision } = world.stored(name).await.unwrap();
+        changes.push(Change { volume: value.troubled("full".to_owned(), 1), read_at: revision });
+    }
+    world.store.save_as_agent(&changes).await.unwrap();
+    let at = world.stored("one").await.unwrap().revision;
+    let is_told = |heard: &Heard| heard.event == "volume" && heard.data["revision"] == at;
+    let first = listener.hear_until(is_told).await;
+    // The connection breaks here.
+    drop(listener);
+    let target = format!("/v1/events?since={}", first.id);
+    let mut again = Listener::new(&world, &target, "").await;
+    let mut told = vec![first.data["name"].clone()];
+    let mut last = 0;
+    while !names.iter().all(|name| told.contains(&json!(name))) {
+        let heard = again.hear_until(is_told).await;
+        told.push(heard.data["name"].clone());
+        last = heard.id;
+    }
+    assert_eq!(last, at, "who has heard all of it goes on behind it");
 }
 
 #[tokio::test]
