@@ -3,7 +3,8 @@
 # every process of it and takes every mount away (unshare heeds only SIGKILL). BENCH_QUICK=1
 # measures less, in two minutes; BENCH_ONLY=create,plugin measures a part; BENCH_PEERS=1 installs
 # LXD (from the distribution) and buttervolume (from PyPI, in a folder of its own), and measures
-# beside them. BENCH_ONLY=lab measures volumes over NFS, in the guest of lab.sh.
+# beside them. BENCH_ONLY=lab measures volumes over NFS, in the guest of lab.sh; BENCH_LAB="attach data
+# exports" a part of that.
 set -uo pipefail
 
 # shellcheck source=scripts/lib.sh
@@ -60,6 +61,8 @@ install_buttervolume() {
 lab() {
     local how=() printed status
     [ "${BENCH_QUICK:-0}" = 0 ] || how=(quick)
+    # shellcheck disable=SC2086 # Several parts are several words.
+    how+=(${BENCH_LAB:-})
     "$ROOT/scripts/deps.sh" --lab || return
     printed=$(mktemp)
     COBALT_BIN_DIR=$BIN "$ROOT/scripts/lab.sh" run --limit 3000 "$BIN/cobalt-bench" lab "${how[@]}" |

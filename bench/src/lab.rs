@@ -12,6 +12,7 @@ mod data;
 mod exports;
 pub(crate) mod hand;
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Instant;
 
@@ -113,22 +114,38 @@ fn api(address: &Address) -> Result<Client, Fault> {
     }
 }
 
-/// Measures everything and prints it; the figures also in one line for programs.
-pub(crate) fn run(quick: bool) -> Result<(), Fault> {
-    let mut scene = Scene::new(if quick { QUICK } else { FULL });
-    let measured = measure(&mut scene);
+/// What may be measured alone.
+const PARTS: [&str; 3] = ["attach", "data", "exports"];
+
+/// Measures everything, or the parts that are named, and prints it; the figures also in one line for
+/// programs. With `quick` among the words less of it.
+pub(crate) fn run(words: &BTreeSet<String>) -> Result<(), Fault> {
+    let is_known = |word: &&String| *word == "quick" || PARTS.contains(&word.as_str());
+    if let Some(unknown) = words.iter().find(|word| !is_known(word)) {
+        return Err(format!("\"{unknown}\" is none of: {}", PARTS.join(", ")).into());
+    }
+    let all = !PARTS.iter().any(|part| words.contains(*part));
+    let is_wanted = |part: &str| all || words.contains(part);
+    let mut scene = Scene::new(if words.contains("quick") { QUICK } else { FULL });
+    let measured = measure(&mut scene, &is_wanted);
     println!("{}", figure::table(&scene.figures));
     println!("figures: {}", figure::json(&scene.figures));
     measured
 }
 
-fn measure(scene: &mut Scene) -> Result<(), Fault> {
-    scene.say("attaching a volume");
-    attach::measure(scene)?;
-    scene.say("data in a container");
-    data::measure(scene)?;
-    scene.say("many exports");
-    exports::measure(scene)?;
+fn measure(scene: &mut Scene, is_wanted: &dyn Fn(&str) -> bool) -> Result<(), Fault> {
+    if is_wanted("attach") {
+        scene.say("attaching a volume");
+        attach::measure(scene)?;
+    }
+    if is_wanted("data") {
+        scene.say("data in a container");
+        data::measure(scene)?;
+    }
+    if is_wanted("exports") {
+        scene.say("many exports");
+        exports::measure(scene)?;
+    }
     scene.say("done");
     Ok(())
 }

@@ -142,7 +142,7 @@ fn main() -> ExitCode {
     let first = std::env::args().nth(1).unwrap_or_default();
     let outcome = match first.as_str() {
         // The guest has no environment of ours.
-        lab::COMMAND => lab::run(std::env::args().nth(2).is_some_and(|how| how == "quick")),
+        lab::COMMAND => lab::run(&std::env::args().skip(2).collect()),
         lab::hand::COMMAND => lab::hand::main(),
         _ => run(),
     };
