@@ -44,7 +44,7 @@ integration() {
 # The tests that need the kernel's NFS, in a guest that has it; then some of them on the older one.
 lab() {
     local settings=(COBALT_BIN_DIR="$ROOT/target/integration" COBALT_LAB_RETRIES="$LAB_RETRIES")
-    tests env "${settings[@]}" "$ROOT/scripts/lab.sh" test --limit 1800
+    tests env "${settings[@]}" "$ROOT/scripts/lab.sh" test --limit 2400
     tests env "${settings[@]}" "$ROOT/scripts/lab.sh" test --suite bookworm lab_nfs
 }
 
