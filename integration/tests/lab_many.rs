@@ -196,7 +196,9 @@ impl Crowd {
         let crowd = std::fs::read_to_string(format!("/proc/{}/mountinfo", self.container.pid()));
         let keys = self.etcd.etcd.eye().keys();
         let files = |machine: &Machine| {
-            machine.sh("find /run -xdev -path '*cobalt*' ! -path '*.log' | sort")
+            // What a dockerd that is killed in the midst of an exec leaves is not ours.
+            let others = "! -path '*.log' ! -path '/run/docker-exec/*'";
+            machine.sh(&format!("find /run -xdev -path '*cobalt*' {others} | sort"))
         };
         let programs = [
             self.host.world().processes("cobalt-docker-plugin").len(),
